@@ -124,9 +124,13 @@ class PostgreSQL:
                 check=True,
             )
         except PermissionError:
-            # They lie below a folder (root's home) that the ordinary user may not enter.
-            shutil.copytree(found.parent, self.folder / "installation")
-            return self.folder / "installation" / "bin"
+            # They lie below a folder (root's home) that the ordinary user may not enter: copy PACKAGE/pginstall18 and,
+            # where the binaries look for it, PACKAGE.libs.
+            package = found.parents[1]
+            copy = self.folder / package.name / found.parent.name
+            shutil.copytree(found.parent, copy)
+            shutil.copytree(package.with_suffix(".libs"), self.folder / f"{package.name}.libs")
+            return copy / "bin"
         return found
 
 
