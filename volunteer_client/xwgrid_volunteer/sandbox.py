@@ -1,0 +1,24 @@
+"""Whether this host can run strangers' programs safely: bubblewrap, found and tried."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from xwgrid.sandboxing import Bubblewrap
+
+
+class SandboxFinding(Struct, frozen=True, kw_only=True):
+    """What was found."""
+
+    tool: Bubblewrap | None
+    reason: str  # one sentence for the owner: what is there, or what is missing and how to get it
+
+    @property
+    def name(self) -> str | None:
+        """What `HostFacts.sandbox` says: "bubblewrap 0.8.0", or None."""
+        return None if self.tool is None else self.tool.name
+
+
+def detect() -> SandboxFinding:
+    """Look for bubblewrap and run one small program in it. Blocking, well under a second."""
+    raise NotImplementedError
