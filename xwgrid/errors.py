@@ -87,6 +87,13 @@ class WrongBytes(GridError):
     http_status = 422
 
 
+class UnreadableResult(GridError):
+    """A result is missing, does not decode, or is not what its job pinned: it gets no vote, and is rendered again."""
+
+    code = "unreadable_result"
+    http_status = 422
+
+
 class BadSignature(GridError):
     """An application version is not signed by a key this volunteer trusts: it is not run."""
 
@@ -118,6 +125,6 @@ BY_CODE: dict[str, type[GridError]] = {
     kind.code: kind
     for kind in (
         GridError, BadInput, Malformed, BadSettings, Unauthenticated, Forbidden, NotFound, Conflict, TooLarge,
-        WrongBytes, BadSignature, OutOfSpace, Unavailable, IllegalMove,
+        WrongBytes, UnreadableResult, BadSignature, OutOfSpace, Unavailable, IllegalMove,
     )
 }  # fmt: skip

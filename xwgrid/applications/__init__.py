@@ -1,0 +1,1 @@
+"""What the grid can run: one file per application says how its results are named, read and compared."""

@@ -1,0 +1,52 @@
+"""Application `digest`: a chain of SHA-256 per task, the smallest honest bag of tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from xwgrid.errors import UnreadableResult
+from xwgrid.model import Digest, DigestWork, JobRequest, TaskNumber
+
+_VALUE = re.compile(r"[0-9a-f]{64}")
+_CONTEXT = b"xwgrid digest value 1\n"
+
+
+class DigestChain:
+    """See `xwgrid.applications.registry.Application`. A result is a value: 64 lower-case hexadecimal digits."""
+
+    name = "digest"
+    runtime: Literal["python"] = "python"
+    reads: Literal["value"] = "value"
+
+    def check(self, request: JobRequest) -> None:
+        """Accept every digest job."""
+
+    def result_names(self, request: JobRequest, number: TaskNumber) -> tuple[str, ...]:  # noqa: ARG002
+        """Return no names: the result is a value."""
+        return ()
+
+    def read_result(self, request: JobRequest, number: TaskNumber, files: Mapping[str, bytes]) -> Digest:  # noqa: ARG002
+        """Refuse files: the result is a value."""
+        raise UnreadableResult(
+            f"a digest task gives a value and no files, this one sent {len(files)} files", files=sorted(files)
+        )
+
+    def value_fingerprint(self, value: str) -> Digest:
+        """Return the fingerprint of a chain's end. Raises UnreadableResult when it is not 64 hexadecimal digits."""
+        if not _VALUE.fullmatch(value):
+            raise UnreadableResult(
+                f"a digest task gives 64 lower-case hexadecimal digits, not {value[:80]!a}",
+                value=ascii(value[:80]),
+            )
+        return hashlib.sha256(_CONTEXT + value.encode()).hexdigest()
+
+
+def expected_value(work: DigestWork, number: TaskNumber) -> str:
+    """Return what task `number` gives: SHA-256 of "SEED/NUMBER", each further round over the 32 bytes before."""
+    digest = hashlib.sha256(f"{work.seed}/{number}".encode()).digest()
+    for _ in range(work.rounds - 1):
+        digest = hashlib.sha256(digest).digest()
+    return digest.hex()

@@ -1,0 +1,77 @@
+"""The applications by name, and what everyone else may ask of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from xwgrid.applications.blender import Blender
+from xwgrid.applications.digest import DigestChain
+from xwgrid.errors import BadInput
+from xwgrid.model import Digest, JobRequest, TaskNumber
+from xwgrid.splitting import check_request
+
+
+class Application(Protocol):
+    """What can be run, and how its results are named and read. Everything is pure and takes bytes, never paths."""
+
+    @property
+    def name(self) -> str:
+        """As in `JobRequest.work.application`."""
+
+    @property
+    def runtime(self) -> Literal["blender", "python"]:
+        """What a host must have to run its driver."""
+
+    @property
+    def reads(self) -> Literal["pictures", "value"]:
+        """Whether a result is files to be decoded in a sandbox, or a value in the report."""
+
+    def check(self, request: JobRequest) -> None:
+        """Refuse what only this application knows to be impossible. Raises BadInput or TooLarge."""
+
+    def result_names(self, request: JobRequest, number: TaskNumber) -> tuple[str, ...]:
+        """Return the names of the files a result of task `number` consists of, none for a value.
+
+        Raises BadInput if the job has no such task.
+        """
+
+    def read_result(self, request: JobRequest, number: TaskNumber, files: Mapping[str, bytes]) -> Digest:
+        """Return the fingerprint of a result's files, by name: equal for results that are the same picture.
+
+        The bytes come from strangers: call it in a sandboxed process. Raises UnreadableResult.
+        """
+
+    def value_fingerprint(self, value: str) -> Digest:
+        """Return the fingerprint of a result's value. Raises UnreadableResult."""
+
+
+_APPLICATIONS: dict[str, Application] = {each.name: each for each in (Blender(), DigestChain())}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all applications, in order."""
+    return tuple(sorted(_APPLICATIONS))
+
+
+def application(name: str) -> Application:
+    """Return an application. Raises BadInput for a name that is none."""
+    try:
+        return _APPLICATIONS[name]
+    except KeyError:
+        known = ", ".join(names())
+        raise BadInput(f"there is no application '{name[:100]}': there are {known}", application=name[:100]) from None
+
+
+def application_of(request: JobRequest) -> Application:
+    """Return the application of a job."""
+    return application(type(request.work).__struct_config__.tag)  # type: ignore[arg-type]  # ours are all text
+
+
+def check(request: JobRequest) -> None:
+    """Refuse a job that can never be done as asked: what `check_request` refuses, and what its application does.
+
+    Raises BadInput or TooLarge.
+    """
+    check_request(request)
+    application_of(request).check(request)
