@@ -28,7 +28,7 @@ check: .venv/ready
 # Writes requirements-dev.lock anew from the lower bounds in setup.cfg.
 lock: .venv/ready
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --extra all --extra dev --strip-extras \
-		--allow-unsafe --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+		--unsafe-package xwgrid --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 		--output-file requirements-dev.lock setup.cfg
 
 # Takes away everything that was made here and is not in git.
