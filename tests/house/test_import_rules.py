@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 
-from tests.house.rooms import imports, modules, rooms, within
+from tests.house.rooms import ROOT, imports, modules, rooms, within
 
 # Whom each room may import from among the rooms.
 ALLOWED = {
@@ -86,10 +88,6 @@ def test_only_the_requester_imports_the_requester() -> None:
 
 def test_ruff_holds_the_same_rule() -> None:
     """The libraries that the issue of the import rule names are banned in Ruff's settings too, for editors to show."""
-    import tomllib  # noqa: PLC0415  # only this test reads TOML
-
-    from tests.house.rooms import ROOT  # noqa: PLC0415
-
     ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
     banned = ruff["lint"]["flake8-tidy-imports"]["banned-api"]
     assert {"twisted", "sqlalchemy", "web3", "psutil", "pynvml"} <= set(banned)
