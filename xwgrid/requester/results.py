@@ -1,0 +1,156 @@
+"""What a job leaves in its output folder: frames/, contact_sheet.png, video.mp4 and summary.json."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from xwgrid import wire
+from xwgrid.errors import BadInput, GridError
+from xwgrid.model import BlenderWork, Frames, JobRequest, ReplicaState, ResultFile, TaskState
+from xwgrid.requester.client import GridClient
+from xwgrid.requester.contact_sheet import write_contact_sheet
+from xwgrid.requester.film import write_film
+from xwgrid.requester.pictures import PICTURE_SUFFIXES
+from xwgrid.requester.transfer import download
+
+FRAMES = "frames"
+CONTACT_SHEET = "contact_sheet.png"
+FILM = "video.mp4"
+SUMMARY = "summary.json"
+
+
+class TaskSummary(Struct, frozen=True, kw_only=True):
+    """How one task went."""
+
+    number: int
+    label: str
+    state: TaskState
+    files: tuple[str, ...]
+    value: str | None
+    replicas: int  # leases given out for it
+    votes_against: int  # ballots that lost
+    lost: int  # leases that ran out or were dropped
+    seconds: float | None  # the program's wall time of the accepted replica
+    reason: str
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """What became of a job: the content of summary.json. Paths are relative to the output folder."""
+
+    job: wire.JobView
+    tasks: tuple[TaskSummary, ...]
+    frames: tuple[str, ...]
+    contact_sheet: str | None = None
+    film: str | None = None
+
+
+def require_writable(folder: Path) -> None:
+    """Make the output folder if need be.
+
+    Raises BadInput when nothing can be written there.
+    """
+    try:
+        (folder / FRAMES).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder / FRAMES):
+            pass
+    except OSError as error:
+        raise BadInput(
+            f"the output folder {folder} cannot be written ({error.strerror}): choose another with --out",
+            folder=str(folder),
+        ) from error
+
+
+def places(folder: Path, task: wire.TaskView) -> list[tuple[ResultFile, Path]]:
+    """Return an agreed task's files, each with its place in the output folder."""
+    return [(file, folder / FRAMES / file.name) for file in task.files]
+
+
+def fetch(
+    client: GridClient,
+    job: wire.JobView,
+    folder: Path,
+    connections: int,
+    said: Callable[[str], None],
+) -> Summary:
+    """Bring a job's output folder up to what is agreed by now, and return its summary.
+
+    Files that are there and right are not fetched again. `said` hears one sentence per step. Raises GridError.
+    """
+    tasks = list(client.tasks(job.id))
+    wanted = [place for task in tasks if task.state is TaskState.AGREED for place in places(folder, task)]
+    fetched = download(client, wanted, connections, lambda _size: None)
+    said(f"{fetched} of {len(wanted)} files fetched to {folder / FRAMES}, the others were there")
+    request = client.specification(job).request
+    in_order = reversed(tasks) if runs_backwards(request) else tasks
+    pictures = [
+        (task.label.removeprefix("frame "), path)
+        for task in in_order
+        for _file, path in places(folder, task)
+        if task.state is TaskState.AGREED and path.suffix.lower() in PICTURE_SUFFIXES
+    ]
+    sheet = film = None
+    if pictures and isinstance(request.work, BlenderWork):
+        with reporting(said):
+            write_contact_sheet(pictures, folder / CONTACT_SHEET)
+            sheet = CONTACT_SHEET
+        with reporting(said):
+            write_film([path for _label, path in pictures], folder / FILM, request.work.frames_per_second)
+            film = FILM
+    summary = Summary(
+        job=job,
+        tasks=tuple(summary_of(task) for task in tasks),
+        frames=tuple(f"{FRAMES}/{path.name}" for _file, path in wanted),
+        contact_sheet=sheet,
+        film=film,
+    )
+    write_summary(folder, summary)
+    return summary
+
+
+@contextlib.contextmanager
+def reporting(said: Callable[[str], None]) -> Iterator[None]:
+    """Say what went wrong with an extra, and go on: the frames are there all the same."""
+    try:
+        yield
+    except GridError as error:
+        said(error.message)
+    except OSError as error:
+        said(f"{error.filename or 'the output folder'} cannot be written: {error.strerror}")
+
+
+def runs_backwards(request: JobRequest) -> bool:
+    """Tell whether frames are rendered last to first; they are shown first to last all the same."""
+    return isinstance(request.split, Frames) and request.split.step < 0
+
+
+def summary_of(task: wire.TaskView) -> TaskSummary:
+    """Return how a task went."""
+    accepted = [replica.seconds for replica in task.replicas if replica.state is ReplicaState.AGREED]
+    return TaskSummary(
+        number=task.number,
+        label=task.label,
+        state=task.state,
+        files=tuple(file.name for file in task.files),
+        value=task.value,
+        replicas=len(task.replicas),
+        votes_against=sum(replica.state is ReplicaState.OUTVOTED for replica in task.replicas),
+        lost=sum(replica.state is ReplicaState.LOST for replica in task.replicas),
+        seconds=next(iter(accepted), None),
+        reason=task.reason,
+    )
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write summary.json in one step. Raises GridError when the folder cannot be written."""
+    partial = folder / (SUMMARY + ".part")
+    try:
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        partial.replace(folder / SUMMARY)
+    except OSError as error:
+        raise GridError(f"{folder / SUMMARY} cannot be written: {error.strerror}", folder=str(folder)) from error

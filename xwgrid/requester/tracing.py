@@ -1,0 +1,184 @@
+"""Which files a .blend needs, and where each goes in the job's tree so that its references still resolve."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from blender_asset_tracer import blendfile, bpathlib, trace
+from blender_asset_tracer.blendfile.exceptions import BlendFileError
+from blender_asset_tracer.pack import Packer
+from blender_asset_tracer.pack.transfer import FileTransferer
+from blender_asset_tracer.trace.result import BlockUsage
+from msgspec import Struct
+
+from xwgrid.errors import BadInput
+
+# What a .blend may begin with: plain, gzip (until 2.9), Zstandard (since 3.0; with or without a skippable frame).
+_BEGINNINGS = (b"BLENDER", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+
+
+class Tree(Struct, frozen=True, kw_only=True):
+    """The files of a job. `files` gives the place in the job (forward slashes) and the file on this machine."""
+
+    scene_file: str
+    files: tuple[tuple[str, Path], ...]
+    missing: tuple[Path, ...]  # referred to, used or not, and not there
+    saved_by: str  # Blender version, "4.5"
+
+
+def check_is_blend(scene: Path) -> None:
+    """Refuse what is not there or does not begin like a .blend. Raises BadInput."""
+    try:
+        with scene.open("rb") as file:
+            beginning = file.read(16)
+    except OSError as error:
+        raise BadInput(f"the scene {scene} cannot be read: {error.strerror}", file=str(scene)) from error
+    if not beginning.startswith(_BEGINNINGS):
+        raise BadInput(f"{scene} is not a .blend file: hand in a scene saved by Blender", file=str(scene))
+
+
+@contextlib.contextmanager
+def traced(scene: Path, besides: Collection[Path] = ()) -> Iterator[Tree]:
+    """Yield the tree of everything `scene` refers to, libraries and what is linked from them included.
+
+    `besides` are more files it uses, found by Blender itself. References relative to their .blend keep their places
+    below the common folder of all files, and nothing is copied. When a reference is absolute, or leads to the root of
+    the disk, the .blend files concerned are rewritten into a temporary folder that lives as long as this context.
+    Raises BadInput when the file is damaged, or when one of `besides` can only be reached by an absolute path.
+    """
+    scene = bpathlib.make_absolute(scene)
+    check_is_blend(scene)
+    blendfile.close_all_cached()
+    try:
+        with _damage_told(scene):
+            saved_by = _check_whole(scene)
+            usages = list(trace.deps(scene))
+        found, missing = _files_of(usages)
+        near = [scene, *(path for usage, paths in found for path in paths if usage.asset_path.is_blendfile_relative())]
+        rewrite = any(not usage.asset_path.is_blendfile_relative() for usage, _paths in found)
+        root = _common_folder([*near, *besides])
+        if root == Path(root.anchor):
+            root, rewrite = scene.parent, True
+        if not rewrite:
+            files = {path.relative_to(root).as_posix(): path for path in near}
+            files |= {path.relative_to(root).as_posix(): path for path in besides}
+            yield _tree(scene.relative_to(root).as_posix(), files, missing, saved_by)
+            return
+        packer = _RecordingPacker(scene, root, "/job")
+        with packer:
+            with _damage_told(scene):
+                packer.strategise()
+                packer.execute()
+            files = packer.recorded()
+            known = {path for _usage, paths in found for path in paths}
+            for path in besides:
+                if path not in known:
+                    files[_inside(path, root)] = path
+            yield _tree(scene.relative_to(root).as_posix(), files, missing, saved_by)
+    finally:
+        blendfile.close_all_cached()
+
+
+class _RecordingPacker(Packer):
+    """Plans a pack, rewrites what must be rewritten, and copies nothing."""
+
+    def __init__(self, scene: Path, root: Path, target: str) -> None:
+        super().__init__(scene, root, target)
+        self._root = PurePosixPath(target)
+        self._recorder = _Recorder()
+
+    def _create_file_transferer(self) -> _Recorder:
+        return self._recorder
+
+    def recorded(self) -> dict[str, Path]:
+        """Return the file for each place in the job, the tracer's own note to the reader left out."""
+        placed = {
+            PurePosixPath(target).relative_to(self._root).as_posix(): source for target, source in self._recorder.files
+        }
+        placed.pop("pack-info.txt", None)
+        return placed
+
+
+class _Recorder(FileTransferer):
+    """Stands where the asset tracer copies files, and notes which would go where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: list[tuple[str, Path]] = []
+
+    def run(self) -> None:
+        for source, target, _action in self.iter_queue():
+            self.files.append((str(target), Path(source)))
+
+
+def _check_whole(scene: Path) -> str:
+    """Return the version that saved the scene. Raises BlendFileError when the file ends before its end mark."""
+    file = blendfile.open_cached(scene)
+    last = file.blocks[-1]
+    file.fileobj.seek(last.file_offset + last.size, os.SEEK_SET)
+    if file.fileobj.read(4) != b"ENDB":
+        raise BlendFileError("the end mark is missing", scene)
+    return f"{file.header.version // 100}.{file.header.version % 100}"
+
+
+def _files_of(usages: Iterable[BlockUsage]) -> tuple[list[tuple[BlockUsage, list[Path]]], set[Path]]:
+    """Return the files each usage brings, and the paths of those that bring none."""
+    found: list[tuple[BlockUsage, list[Path]]] = []
+    missing: set[Path] = set()
+    for usage in usages:
+        paths: list[Path] = []
+        for path in usage.files():
+            paths.extend(_plain_files(Path(path)))
+        if paths:
+            found.append((usage, paths))
+        elif bytes(usage.asset_path).strip(b"\0/"):
+            missing.add(Path(usage.abspath))
+    return found, missing
+
+
+def _plain_files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from (file for file in sorted(path.rglob("*")) if file.is_file())
+    elif path.is_file():
+        yield path
+
+
+def _common_folder(paths: Collection[Path]) -> Path:
+    return Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def _inside(path: Path, root: Path) -> str:
+    if not path.is_relative_to(root):
+        raise BadInput(
+            f"the scene uses {path}, which lies outside {root} and cannot be reached by a relative path: "
+            "in Blender choose File > External Data > Make Paths Relative, or pack it, then save",
+            file=str(path),
+        )
+    return path.relative_to(root).as_posix()
+
+
+def _tree(scene_file: str, files: dict[str, Path], missing: set[Path], saved_by: str) -> Tree:
+    return Tree(
+        scene_file=scene_file,
+        files=tuple(sorted(files.items())),
+        missing=tuple(sorted(missing)),
+        saved_by=saved_by,
+    )
+
+
+@contextlib.contextmanager
+def _damage_told(scene: Path) -> Iterator[None]:
+    """Turn what the asset tracer stumbles over into a sentence: it reads binary structures and trusts them."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"{scene} is truncated or damaged ({type(error).__name__}: {error}): "
+            "open it in Blender, save it again, and check that the copy is complete",
+            file=str(scene),
+        ) from error
