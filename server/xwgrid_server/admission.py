@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from xwgrid.model import Seconds
 from xwgrid_server import accounts
@@ -22,19 +21,19 @@ class Admission:
 
     def __init__(
         self,
-        reactor: IReactorTime,
+        clock: Callable[[], float],
         engine: Engine,
         run: Callable[[Callable[[Engine, HostIdentity], HostAccount], Engine, HostIdentity], Deferred[HostAccount]],
     ) -> None:
-        """`run` calls a blocking function in a thread, such as `Threads.run`."""
-        self._reactor = reactor
+        """`clock` gives seconds that only grow; `run` calls a blocking function in a thread, such as `Threads.run`."""
+        self._clock = clock
         self._engine = engine
         self._run = run
         self._welcome: dict[HostIdentity, tuple[float, HostAccount]] = {}  # oldest first
 
     async def admit(self, identity: HostIdentity) -> HostAccount:
         """Return the host. Raises Unauthenticated or Forbidden, as `accounts.admit`."""
-        now = self._reactor.seconds()
+        now = self._clock()
         self._forget(now - REMEMBERED_SECONDS)
         if remembered := self._welcome.get(identity):
             return remembered[1]
