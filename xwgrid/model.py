@@ -118,6 +118,7 @@ class BlenderWork(Struct, frozen=True, kw_only=True, tag="blender", tag_field="a
     denoise: bool | None = None  # None keeps the file's
     format: Literal["PNG", "JPEG", "OPEN_EXR"] = "PNG"
     color_depth: Literal["8", "16", "32"] = "8"
+    allow_missing: bool = False  # render although linked libraries are missing, without what they hold
     # Of the film made of the frames; the only value here that changes no pixel.
     frames_per_second: Annotated[float, Meta(gt=0, le=1_000)] = 24.0
 
