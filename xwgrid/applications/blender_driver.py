@@ -1,0 +1,99 @@
+"""The driver of application `blender`. Run by Python with bpy, or by a `blender` executable:
+
+    python blender_driver.py SPEC.json
+    blender -b --factory-startup --python blender_driver.py -- SPEC.json
+
+`probe` in place of the specification says only what this Blender is. See docs/protocol.md for what is said.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+# The signed files beside this one, and no other package of that name. Not for longer than that: where this file is
+# installed and not staged, its neighbours are packages made for another Python.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from xwgrid.applications.driver_lines import Lines, Task, TaskError, inputs_folder, read_work
+
+sys.path.pop(0)
+
+import bpy  # noqa: E402
+
+from xwgrid.applications import blender_pins  # noqa: E402
+
+_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "OPEN_EXR": ".exr"}
+# "Sample 3/16" of Cycles, "Rendering 3 / 64 samples" of EEVEE.
+_SAMPLES = re.compile(r"\b(?:Sample|Rendering)\s+(\d+)\s*/\s*(\d+)")
+
+
+def main() -> None:
+    """Open the scene, say what will be rendered with, then serve frames until told to quit."""
+    lines = Lines()
+    ready = {"version": ".".join(map(str, bpy.app.version)), "result_class": blender_pins.result_class()}
+    if sys.argv[-1] == "probe":
+        lines.send("ready", **ready, effective={})
+        lines.leave(0)
+    work = read_work(sys.argv[-1])
+    try:
+        frames = Frames(work)
+    except TaskError as error:
+        # Every task of this job will fail so. The volunteer hears why with each, as with any failure.
+        lines.send("ready", **ready, effective={"problem": str(error)})
+        problem = str(error)
+
+        def refuse(_: Task) -> dict[str, Any]:
+            raise TaskError(problem)
+
+        lines.serve(refuse)
+    lines.send("ready", **ready, effective={**frames.effective, **blender_pins.described(frames.scene)})
+    lines.serve(frames.render)
+
+
+class Frames:
+    """A loaded scene, and its frames one after the other."""
+
+    def __init__(self, work: dict[str, Any]) -> None:
+        self.scene = blender_pins.open_scene(work, inputs_folder())
+        self.effective = blender_pins.apply_pins(self.scene, work)
+        self._suffix = _SUFFIXES[self.effective["render.image_settings.file_format"]]
+        self._strips = blender_pins.sequencer_strips(self.scene)
+        if not blender_pins.has_camera(self.scene) and not self._strips:
+            raise TaskError(
+                f"the scene '{self.scene.name}' has no camera and nothing in its sequencer: add a camera to it"
+            )
+
+    def render(self, task: Task) -> dict[str, Any]:
+        """Render one frame into the task's folder. Raises TaskError."""
+        number = int(task.arguments["frame"])
+        sign = "-" if number < 0 else ""
+        file = task.folder() / f"frame_{sign}{abs(number):04d}{self._suffix}"
+        file.unlink(missing_ok=True)
+        self.scene.frame_set(number)
+        if self.scene.camera is None and not self._strips:
+            raise TaskError(f"the scene '{self.scene.name}' has no camera on frame {number}")
+        blender_pins.check_pins(self.scene, self.effective)
+        self.scene.render.filepath = str(file)
+
+        def tell(stats: object, *_: object) -> None:
+            if match := _SAMPLES.search(str(stats)):
+                task.progress(int(match[1]) / max(int(match[2]), 1))
+
+        bpy.app.handlers.render_stats.append(tell)
+        try:
+            bpy.ops.render.render(write_still=True, scene=self.scene.name)
+        except RuntimeError as error:
+            reason = str(error).strip().removeprefix("Error: ")
+            raise TaskError(f"Blender could not render frame {number}: {reason}") from error
+        finally:
+            # A handler that stays registered makes Blender hang at its end.
+            bpy.app.handlers.render_stats.remove(tell)
+        if not file.is_file() or file.stat().st_size == 0:
+            raise TaskError(f"Blender said that frame {number} is done, but wrote no picture")
+        return {"files": [file.name]}
+
+
+if __name__ == "__main__":
+    main()
