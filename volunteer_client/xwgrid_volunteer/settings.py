@@ -15,17 +15,9 @@ from xwgrid import settings_file
 from xwgrid.activation import Wishes, parse_hours
 from xwgrid.errors import BadInput, BadSettings
 from xwgrid.model import Seconds
+from xwgrid_volunteer.runtimes import RuntimeSettings, runtimes_folder
 
 PREFIX = "XWGRID_VOLUNTEER_"
-# The runtimes may be shared by several volunteers and the requester's local renders, so they have a name of their own.
-RUNTIMES_VARIABLE = "XWGRID_RUNTIMES"
-
-
-class RuntimeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to start a runtime, instead of the one installed with `xwgrid-volunteer runtime install`."""
-
-    command: Annotated[tuple[str, ...], Meta(min_length=1)]  # the driver script and its specification are appended
-    read_only: tuple[str, ...] = ()  # absolute paths the sandbox shows besides the system, read-only
 
 
 class VolunteerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,9 +68,9 @@ def load(file: Path | None, environment: Mapping[str, str] = os.environ) -> Volu
     except BadInput as error:
         raise BadSettings(f"{path}: {error.message}", file=str(path)) from error
     data = Path(platformdirs.user_data_dir("xwgrid"))
-    runtimes = environment.get(RUNTIMES_VARIABLE) or found.runtimes_folder or str(data / "runtimes")
+    configured = Path(found.runtimes_folder).expanduser() if found.runtimes_folder else None
     return replace(
         found,
         state=str(Path(found.state or data / "volunteer").expanduser().absolute()),
-        runtimes_folder=str(Path(runtimes).expanduser().absolute()),
+        runtimes_folder=str(runtimes_folder(configured, environment).absolute()),
     )
