@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from xwgrid.reading.bubblewrap import Missing, find_bubblewrap
 from xwgrid.sandboxing import Bubblewrap
 
 
@@ -21,4 +22,7 @@ class SandboxFinding(Struct, frozen=True, kw_only=True):
 
 def detect() -> SandboxFinding:
     """Look for bubblewrap and run one small program in it. Blocking, well under a second."""
-    raise NotImplementedError
+    found = find_bubblewrap()
+    if isinstance(found, Missing):
+        return SandboxFinding(tool=None, reason=f"{found.reason}; only applications you marked trusted will run")
+    return SandboxFinding(tool=found, reason=f"every task runs in a sandbox of its own ({found.name})")

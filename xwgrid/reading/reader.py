@@ -2,35 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
+from xwgrid.errors import Unavailable, UnreadableResult
 from xwgrid.model import Digest, JobRequest, Seconds, TaskNumber
+from xwgrid.reading.bubblewrap import Missing, find_bubblewrap
+from xwgrid.reading.launch import launch
+from xwgrid.reading.messages import MAX_FILES, MAX_PACKET, Answer, Ask, Fingerprint, Limits, Unreadable, Up
+
+# A cold disk and a machine under full load: importing the picture library takes 0.3 s otherwise.
+_START_SECONDS = 120.0
+# The child keeps the time of a reading itself; this much later it is taken for dead.
+_GRACE_SECONDS = 10.0
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class ReadingLimits(Struct, frozen=True, kw_only=True):
     """Caps on the reading of one result."""
 
-    memory_bytes: int = 4 << 30
+    memory_bytes: int = 4 << 30  # the largest picture the grid takes is 2 GiB decoded, and its file lies beside it
     seconds: Seconds = 60.0
+
+
+class _ChildDied(Exception):
+    """The reader process is gone or says nothing: start another."""
 
 
 class Reader:
     """One child process that reads results; every result in a fork of its own. Blocking; one caller at a time.
 
-    A second caller waits. A child that dies is replaced at the next read. Where bubblewrap is missing the child runs
-    with resource limits only, and `note` says so.
+    A second caller waits. A child that dies is replaced. Where bubblewrap is missing the child runs with resource
+    limits only, and `note` says so.
     """
 
-    def __init__(self, limits: ReadingLimits = ReadingLimits()) -> None:
-        raise NotImplementedError
+    def __init__(self, limits: ReadingLimits | None = None) -> None:
+        self._limits = limits or ReadingLimits()
+        self._turn = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        found = find_bubblewrap()
+        self._tool = None if isinstance(found, Missing) else found
+        self._note = f"results are read without a sandbox: {found.reason}" if isinstance(found, Missing) else None
 
     @property
     def note(self) -> str | None:
         """One sentence when the child is not sandboxed, else None."""
-        raise NotImplementedError
+        return self._note
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while there is one."""
+        return None if self._process is None else self._process.pid
 
     def read(self, request: JobRequest, number: TaskNumber, files: Mapping[str, Path]) -> Digest:
         """Return the fingerprint of task `number`'s result, its files given by name.
@@ -38,8 +75,128 @@ class Reader:
         Raises UnreadableResult: not what the job asked for, not decodable, too large, or the decoder died of it.
         Raises Unavailable when no reader process could be started.
         """
-        raise NotImplementedError
+        ask = msgspec.json.encode(Ask(request=replace(request, inputs=()), number=number, names=tuple(files)))
+        if len(files) > MAX_FILES or len(ask) > MAX_PACKET:
+            raise UnreadableResult(f"a result of {len(files)} files is more than is read: at most {MAX_FILES}")
+        with self._turn, _sealed(files, request.limits.result_bytes) as descriptors:
+            try:
+                answer = self._ask(ask, descriptors)
+            except _ChildDied:
+                # Perhaps not this result's fault: somebody killed the child, or the machine ran out of memory.
+                try:
+                    answer = self._ask(ask, descriptors)
+                except _ChildDied as error:
+                    raise UnreadableResult("the program that reads results died of this one, twice") from error
+        if isinstance(answer, Fingerprint):
+            return answer.digest
+        message = answer.message if isinstance(answer, Unreadable) else "the reader process does not make sense"
+        raise UnreadableResult(message)
 
     def close(self) -> None:
         """End the child process; a later `read` starts another."""
-        raise NotImplementedError
+        with self._turn:
+            self._end()
+
+    def _ask(self, ask: bytes, descriptors: list[int]) -> Answer:
+        """Hand one result over. Raises _ChildDied, having buried it, and Unavailable."""
+        near = self._socket or self._start()
+        try:
+            near.settimeout(self._limits.seconds + _GRACE_SECONDS)
+            socket.send_fds(near, [ask], descriptors)
+            return _decode(near.recv(MAX_PACKET))
+        except (OSError, _ChildDied) as error:
+            self._end()
+            raise _ChildDied from error
+
+    def _start(self) -> socket.socket:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with far, tempfile.TemporaryFile() as log:
+            try:
+                self._process = subprocess.Popen(
+                    launch(self._tool),
+                    stdin=far.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    start_new_session=True,
+                    env={},
+                )
+                far.close()
+                near.settimeout(_START_SECONDS)
+                near.send(msgspec.json.encode(Limits(**msgspec.structs.asdict(self._limits))))
+                if not isinstance(_decode(near.recv(MAX_PACKET)), Up):
+                    raise _ChildDied
+            except (OSError, _ChildDied) as error:
+                near.close()
+                self._end()
+                raise Unavailable(f"the process that reads results did not start: {_last_line(log)}") from error
+        self._socket = near
+        return near
+
+    def _end(self) -> None:
+        if self._socket is not None:
+            self._socket.close()  # which ends a healthy child
+            self._socket = None
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=0.5)
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+            self._process = None
+
+
+@contextlib.contextmanager
+def _sealed(files: Mapping[str, Path], limit: int) -> Iterator[list[int]]:
+    """Copy files into sealed memory: the child gets bytes, and no way back to a file of this host.
+
+    Raises UnreadableResult for what is no regular file, or together larger than `limit` bytes.
+    """
+    descriptors: list[int] = []
+    try:
+        for name, path in files.items():
+            limit -= _copy(name, path, limit, descriptors)
+        yield descriptors
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _copy(name: str, path: Path, limit: int, descriptors: list[int]) -> int:
+    """Append a sealed copy of one file; return its size."""
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnreadableResult(f"{name[:200]} cannot be opened: {error.strerror}", file=name[:200]) from error
+    try:
+        facts = os.fstat(source)
+        if not stat.S_ISREG(facts.st_mode):
+            raise UnreadableResult(f"{name[:200]} is not a regular file", file=name[:200])
+        if facts.st_size > limit:
+            raise UnreadableResult(f"the result is larger than its job allows (at {name[:200]})", file=name[:200])
+        copy = os.memfd_create("result", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        descriptors.append(copy)
+        done = 0
+        while done < facts.st_size and (count := os.sendfile(copy, source, done, facts.st_size - done)):
+            done += count
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
+        return done
+    finally:
+        os.close(source)
+
+
+def _decode(data: bytes) -> Answer:
+    """Read a packet; what the child says is not trusted to be well formed. Raises _ChildDied for none at all."""
+    if not data:
+        raise _ChildDied
+    try:
+        answer: Answer = msgspec.json.decode(data, type=Answer)
+    except msgspec.MsgspecError as error:
+        raise _ChildDied from error
+    return answer
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read(1 << 16).decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
