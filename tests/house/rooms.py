@@ -7,6 +7,8 @@ import configparser
 from collections.abc import Iterator
 from pathlib import Path
 
+from xwgrid.applications.manifests import built_in
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -60,6 +62,12 @@ def imports(name: str, path: Path) -> set[str]:
                 start = ".".join([*above, start] if start else above)
             found.update(f"{start}.{alias.name}" for alias in node.names)
     return found
+
+
+def drivers() -> set[str]:
+    """Return the modules that run inside a renderer's own Python, sent there file by file."""
+    sent = {path for _manifest, files in built_in() for path in files if not path.endswith("__init__.py")}
+    return {path.removesuffix(".py").replace("/", ".") for path in sent}
 
 
 def within(name: str, package: str) -> bool:

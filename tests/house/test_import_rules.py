@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 
 import pytest
 
-from tests.house.rooms import ROOT, imports, modules, rooms, within
+from tests.house.rooms import ROOT, drivers, imports, modules, rooms, within
 
 # Whom each room may import from among the rooms.
 ALLOWED = {
@@ -19,16 +20,17 @@ ALLOWED = {
 ACTING = ("alembic", "klein", "psutil", "psycopg", "pynvml", "sqlalchemy", "treq", "twisted", "web3")
 # The shells inside `xwgrid`: the requester's command, and the child processes that read strangers' pictures.
 SHELLS = ("xwgrid.requester", "xwgrid.reading")
-# What shells are for, so no deciding module touches it. Driver scripts are programs that run inside a renderer.
+# What shells are for, so no deciding module touches it.
 SHELL_LIBRARIES = ("av", "blender_asset_tracer", "click", "httpx", "rich", "socket", "subprocess", "threading")
-DRIVERS = "xwgrid.applications.drivers"
+# What every Blender brings.
+BLENDER = ("bpy", "_cycles")
 
 
 def _deciding() -> list[str]:
     return [
         name
         for name in modules()
-        if within(name, "xwgrid") and not any(within(name, package) for package in (*SHELLS, DRIVERS))
+        if within(name, "xwgrid") and name not in drivers() and not any(within(name, shell) for shell in SHELLS)
     ]
 
 
@@ -70,6 +72,20 @@ def test_deciding_modules_are_pure() -> None:
         for name in _deciding()
         for wanted in imports(name, modules()[name])
         if any(within(wanted, other) for other in (*SHELLS, *SHELL_LIBRARIES))
+    ]
+    assert found == []
+
+
+def test_drivers_need_nothing_installed() -> None:
+    """A driver imports the standard library, Blender's own modules and the files that are sent with it."""
+    assert drivers() <= set(modules())
+    found = [
+        f"{name} imports {wanted}"
+        for name in drivers()
+        for wanted in imports(name, modules()[name])
+        if wanted.partition(".")[0] not in (*sys.stdlib_module_names, *BLENDER)
+        and wanted != "xwgrid.applications"
+        and not any(within(wanted, driver) for driver in drivers())
     ]
     assert found == []
 

@@ -8,7 +8,7 @@ from importlib.metadata import packages_distributions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.house.rooms import ROOT, files, imports, lines, modules, rooms, within
+from tests.house.rooms import ROOT, drivers, files, imports, lines, modules, rooms
 
 # Which of the extras each room's commands are installed with.
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -17,8 +17,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "xwgrid_server": ("server",),
     "xwgrid_volunteer": ("volunteer",),
 }
-# Programs that run in a renderer's own Python, which brings what they import.
-DRIVERS = "xwgrid.applications.drivers"
 
 
 def test_packages_list_is_complete() -> None:
@@ -42,7 +40,7 @@ def test_every_import_is_declared() -> None:
     known = packages_distributions()
     undeclared = set()
     for name, path in modules().items():
-        if within(name, DRIVERS):
+        if name in drivers():
             continue
         room = name.partition(".")[0]
         wanted = _requirements("options", "install_requires")
