@@ -59,11 +59,12 @@ REPLICA_MOVES: Final[Mapping[ReplicaState, Mapping[ReplicaEvent, ReplicaState]]]
     _R.READING: {_RE.READ: _R.VOTING, _RE.UNREADABLE: _R.FAILED, _RE.CANCELLED: _R.CANCELLED},
     _R.VOTING: {_RE.WON: _R.AGREED, _RE.OUTVOTED: _R.OUTVOTED, _RE.CANCELLED: _R.CANCELLED},
     _R.AGREED: {},
-    # A retry starts a new vote: the old ballots leave the box, so that their voters may vote again.
+    # A retry starts a new vote: old ballots leave the box, so that their voters may vote again, and old failures and
+    # losses are not counted a second time.
     _R.OUTVOTED: {_RE.CANCELLED: _R.CANCELLED},
-    _R.FAILED: {},
+    _R.FAILED: {_RE.CANCELLED: _R.CANCELLED},
+    _R.LOST: {_RE.CANCELLED: _R.CANCELLED},
     _R.HANDED_BACK: {},
-    _R.LOST: {},
     _R.CANCELLED: {},
 }
 

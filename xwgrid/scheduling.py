@@ -112,28 +112,31 @@ class ReadyIndex:
         self._census = census
         self._window = window
         self._jobs: dict[JobId, _Job] = {}
-        self._live: dict[UserId, int] = {}  # live leases of each requester
+        self._live: dict[JobId, int] = {}  # live leases of each job
+        self._live_of: dict[UserId, int] = {}  # and of each requester
 
     # --- what the coordinator tells it -------------------------------------------------------------------------
 
     def add_job(self, card: JobCard, failures: Mapping[HostId, int], live: int) -> None:
         """Take up an open job with what its hosts failed at and how many live leases it has. Again means: anew."""
-        self.remove_job(card.job)
+        self.remove_job(card)
         self._jobs[card.job] = _Job(card, failures=dict(failures), fresh_wanted=card.request.replicas)
-        self._live[card.owner] = self._live.get(card.owner, 0) + live
+        self._count(card, live)
 
-    def remove_job(self, job: JobId) -> None:
-        """Forget a job that ended. Its leases go on counting until they end."""
-        self._jobs.pop(job, None)
+    def remove_job(self, card: JobCard) -> None:
+        """Forget a job that ended."""
+        self._jobs.pop(card.job, None)
+        self._count(card, -self._live.get(card.job, 0))
 
     def offer(self, job: JobId, task: ReadyTask) -> None:
         """Take the present truth about a begun task; `wanted` 0 takes it out."""
         if job in self._jobs:
             self._jobs[job].put(task)
 
-    def lease_ended(self, owner: UserId) -> None:
-        """Count one live lease less for this requester."""
-        self._live[owner] = max(0, self._live.get(owner, 0) - 1)
+    def lease_ended(self, card: JobCard) -> None:
+        """Count one live lease of a job less."""
+        if self._live.get(card.job, 0) > 0:
+            self._count(card, -1)
 
     def host_failed(self, job: JobId, host: HostId) -> None:
         """Count a task of this job that this host failed."""
@@ -173,6 +176,14 @@ class ReadyIndex:
             reasons[refusal or "every open task is taken, or this host's owner has voted on it already"] = None
         return "; ".join(islice(reasons, 3))
 
+    def _count(self, card: JobCard, leases: int) -> None:
+        self._live[card.job] = self._live.get(card.job, 0) + leases
+        self._live_of[card.owner] = self._live_of.get(card.owner, 0) + leases
+        if not self._live[card.job]:
+            del self._live[card.job]
+        if not self._live_of[card.owner]:
+            del self._live_of[card.owner]
+
     def _in_order(self, host: HostCard) -> list[_Job]:
         jobs = [job for job in self._jobs.values() if job.begun or job.fresh or not job.exhausted]
         if len(jobs) > 1:
@@ -180,7 +191,7 @@ class ReadyIndex:
         return jobs
 
     def _rank(self, job: _Job, host: HostCard) -> tuple[int, int, int]:
-        live = self._live.get(job.card.owner, 0)
+        live = self._live_of.get(job.card.owner, 0)
         bonus = LOADED_BONUS if job.card.spec in host.loaded else 0
         return (-job.card.request.priority, live - bonus, job.card.job)
 
@@ -217,7 +228,7 @@ class ReadyIndex:
         job.put(
             task._replace(wanted=task.wanted - 1, made=task.made + 1, result_class=pinned, voters=task.voters | {voter})
         )
-        self._live[job.card.owner] = self._live.get(job.card.owner, 0) + 1
+        self._count(job.card, 1)
         return Choice(job.card, task.number, task.made, voter, result_class)
 
     def _begun_for(self, job: _Job, host: HostId, voter: int, result_class: str) -> ReadyTask | None:

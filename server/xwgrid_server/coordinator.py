@@ -1,0 +1,499 @@
+"""Load, decide, save: the only place where the steps meet. Synchronous, over a `Store`; `now` is passed in.
+
+A batch of work calls is decided together: what they report first, then what they may take. Everything in an answer is
+committed before the answer is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from xwgrid.applications.registry import application_of
+from xwgrid.errors import Conflict, Forbidden, GridError, NotFound, UnreadableResult
+from xwgrid.lifecycle import ReplicaEvent
+from xwgrid.model import (
+    BlenderWork,
+    Cause,
+    Digest,
+    HostFacts,
+    HostId,
+    Instant,
+    JobId,
+    JobRequest,
+    JobState,
+    ReplicaId,
+    ReplicaState,
+    ResultFile,
+    Seconds,
+    TaskNumber,
+    UserId,
+)
+from xwgrid.scheduling import Choice, HostCard, JobCard, ReadyIndex
+from xwgrid.splitting import arguments, task_count
+from xwgrid.wire import Confirmation, EndedLease, Failed, Finished, HandedBack, Lease, Report, WorkAnswer, WorkRequest
+from xwgrid_server.batch import Batch
+from xwgrid_server.census import Census
+from xwgrid_server.store import CallFacts, Claim, HostChange, HostRow, NewJob, Renewal, ReplicaRow, Store
+
+# Leases a host may hold at once: enough for a large machine that fetches ahead, too few to starve everyone else.
+MOST_LEASES_PER_HOST = 256
+# A lease is renewed in the database only when this share of it has passed: most heartbeats write nothing.
+RENEW_AFTER = 1 / 3
+SEEN_EVERY: Seconds = 60.0
+SLAB = 10_000
+# Heartbeats the server wants to answer a second at most; with more hosts it asks each to call less often.
+HEARTBEATS_A_SECOND = 300
+LONGEST_HEARTBEAT: Seconds = 600.0
+
+_HOSTS_OWN_CAUSES = frozenset(
+    {Cause.EXITED, Cause.CRASHED, Cause.TIMED_OUT, Cause.BAD_RESULT, Cause.STAGING, Cause.REFUSED}
+)
+
+
+class LeaseTerms(Struct, frozen=True, kw_only=True):
+    """How long leases last."""
+
+    heartbeat_seconds: Seconds = 30.0
+    # Three lost heartbeats: a laptop that changes networks is back within two.
+    heartbeats_per_lease: float = 3.0
+
+
+class Call(NamedTuple):
+    """A work call as it arrived. `news` is False when a held call is looked at again: then it only takes."""
+
+    host: HostId
+    request: WorkRequest
+    news: bool = True
+
+
+class Reading(NamedTuple):
+    """What a reader process made of a replica's result."""
+
+    replica: ReplicaId
+    fingerprint: Digest | UnreadableResult
+
+
+class ReadOrder(NamedTuple):
+    """A result that must be read before it counts."""
+
+    replica: ReplicaId
+    request: JobRequest
+    task: TaskNumber
+    files: tuple[ResultFile, ...]
+
+
+class Effects(NamedTuple):
+    """What is to be done after the commit."""
+
+    to_read: tuple[ReadOrder, ...] = ()
+    changed: frozenset[tuple[JobId, TaskNumber]] = frozenset()
+    ended: tuple[JobId, ...] = ()
+    wanted: int = 0  # replicas that became wanted: as many waiting hosts are worth waking
+
+
+class Entered(NamedTuple):
+    """How far the entering of a job's tasks is; with `left` 0 the job is open and wants `replicas`."""
+
+    left: int
+    replicas: int
+
+
+class Served(NamedTuple):
+    """The answers to a batch of calls, in their order, and what follows from it."""
+
+    answers: list[WorkAnswer | GridError]
+    effects: Effects
+
+
+class Coordinator:
+    """Decides for the whole grid. One thread at a time."""
+
+    def __init__(self, store: Store, terms: LeaseTerms, now: Instant) -> None:
+        self._store = store
+        self._terms = terms
+        self._census = Census(store.seen_since(now - Census.MEMORY), now)
+        self._index = ReadyIndex(store.ready, self._census.seen)
+        self._cards: dict[JobId, JobCard] = {}
+        self._next_replica = store.last_replica() + 1
+        # Hosts could not call while there was no server: nothing expires before they had the time to.
+        self._expire_from = now + self.lease_seconds
+        self.progress: dict[ReplicaId, float] = {}
+        for row in store.unfinished_jobs():
+            if row.state is JobState.OPEN:
+                self._take_up(row.job)
+
+    @property
+    def heartbeat_seconds(self) -> Seconds:
+        """When a host should call again, at the latest."""
+        by_load = self._census.hosts() / HEARTBEATS_A_SECOND
+        return min(max(self._terms.heartbeat_seconds, by_load), LONGEST_HEARTBEAT)
+
+    @property
+    def lease_seconds(self) -> Seconds:
+        """How long a lease lives after the call that listed it."""
+        return self.heartbeat_seconds * self._terms.heartbeats_per_lease
+
+    # --- batches ------------------------------------------------------------------------------------------------
+
+    def serve(self, calls: Sequence[Call], readings: Sequence[Reading], now: Instant) -> Served:
+        """Decide a batch of work calls and readings; return when it is committed.
+
+        Raises what the store raises, with nothing written; then call `start_over` before the next batch.
+        """
+        facts = self._store.load({call.host for call in calls}, _named(calls) | {r.replica for r in readings})
+        batch = Batch(self._store, self._index, self._card, facts.replicas, now)
+        for reading in readings:
+            self._read(batch, reading)
+        answers: list[_Answer | GridError] = []
+        for call in calls:
+            host = facts.hosts.get(call.host)
+            if host is None or host.state != "active":
+                answers.append(_turned_away(call.host, host))
+                continue
+            answer = _Answer(host, call)
+            answers.append(answer)
+            if call.news:
+                self._news(batch, facts, answer)
+        batch.decide()
+        for answered in answers:
+            if isinstance(answered, _Answer):
+                self._give(batch, answered)
+        saved = self._store.save(batch.changes())
+        for job in {claim.job for claim in batch.claims if claim.id in saved.refused} | set(saved.ended):
+            self._take_up(job)
+        effects = Effects(tuple(batch.to_read), frozenset(batch.touched), tuple(saved.ended), batch.newly_wanted)
+        return Served([self._finish(answer, saved.refused) for answer in answers], effects)
+
+    def expire(self, now: Instant, most: int = 500) -> Effects:
+        """Mark leases lost that ran out, at most so many. Returns what follows from it."""
+        if now < self._expire_from:
+            return Effects()
+        due = self._store.due(now, most)
+        if not due:
+            return Effects()
+        batch = Batch(self._store, self._index, self._card, {row.attempt.replica: row for row in due}, now)
+        for row in due:
+            message = f"the host did not call within {self.lease_seconds:.0f} s"
+            batch.end(row, ReplicaEvent.EXPIRED, cause=Cause.LOST, message=message)
+            self.progress.pop(row.attempt.replica, None)
+        batch.decide()
+        saved = self._store.save(batch.changes())
+        for job in saved.ended:
+            self._take_up(job)
+        return Effects((), frozenset(batch.touched), tuple(saved.ended), batch.newly_wanted)
+
+    def start_over(self) -> None:
+        """Read the open jobs anew, after a batch that was not written."""
+        self._next_replica = self._store.last_replica() + 1
+        for card in list(self._index.jobs()):
+            self._take_up(card.job)
+
+    # --- what a call brings -------------------------------------------------------------------------------------
+
+    def _news(self, batch: Batch, facts: CallFacts, answer: _Answer) -> None:
+        host, request = answer.host, answer.call.request
+        self._see(batch, host, request.facts)
+        reported = set()
+        for report in request.reports:
+            reported.add(report.replica)
+            answer.confirmed.append(self._report(batch, facts, host, report))
+        held = {each.replica: each for each in request.held}
+        for replica, each in held.items():
+            row = batch.row(replica)
+            if replica in reported:
+                continue
+            if row is None or row.attempt.host != host.host or row.attempt.state is not ReplicaState.LEASED:
+                answer.ended.append(EndedLease(replica=replica, message=_why_ended(row, host)))
+                continue
+            if each.done is not None:
+                self.progress[replica] = each.done
+            self._renew(batch, row, request.call)
+        for row in batch.leases_of(host.host):
+            replica = row.attempt.replica
+            if replica in held or replica in reported:
+                continue
+            if row.acknowledged_call is None:
+                answer.again.append(row)
+            elif request.call > row.acknowledged_call:
+                message = "the volunteer came back without it"
+                batch.end(row, ReplicaEvent.DROPPED, cause=Cause.DROPPED, message=message)
+                self.progress.pop(replica, None)
+
+    def _see(self, batch: Batch, host: HostRow, facts: HostFacts | None) -> None:
+        known = self._census.see(host, facts, batch.now)
+        if facts is not None or host.last_seen_at is None or batch.now - host.last_seen_at > SEEN_EVERY:
+            text = None if facts is None or facts == known else msgspec.json.encode(facts).decode()
+            batch.hosts[host.host] = HostChange(id=host.host, last_seen_at=batch.now, facts=text)
+
+    def _renew(self, batch: Batch, row: ReplicaRow, call: int) -> None:
+        left = (row.next_transition or 0) - batch.now
+        if row.acknowledged_call is None or left < self.lease_seconds * (1 - RENEW_AFTER):
+            replica = row.attempt.replica
+            batch.renewals[replica] = Renewal(
+                id=replica, next_transition=batch.now + self.lease_seconds, acknowledged_call=call
+            )
+
+    def _report(self, batch: Batch, facts: CallFacts, host: HostRow, report: Report) -> Confirmation:
+        replica = report.replica
+        row = batch.row(replica)
+        if row is None or row.attempt.host != host.host:
+            message = f"replica {replica} was never leased to this host"
+            return Confirmation(replica=replica, accepted=False, message=message)
+        if row.attempt.state is not ReplicaState.LEASED:
+            known = isinstance(report.outcome, Finished) and row.attempt.state in _HAD
+            return Confirmation(replica=replica, accepted=known, message="" if known else _why_ended(row, host))
+        self.progress.pop(replica, None)
+        match report.outcome:
+            case Finished() as finished:
+                return self._finished(batch, row, finished, facts.uploaded.get(replica, frozenset()))
+            case Failed() as failed:
+                batch.end(
+                    row,
+                    ReplicaEvent.FAILURE_REPORTED,
+                    cause=failed.cause if failed.cause in _HOSTS_OWN_CAUSES else Cause.EXITED,
+                    message=failed.message,
+                    log_tail=failed.log_tail,
+                    seconds=failed.seconds,
+                )
+            case HandedBack(cause=cause):
+                cause = cause if cause is Cause.SHUTDOWN else Cause.OWNER
+                batch.end(row, ReplicaEvent.HANDED_BACK, cause=cause, message="")
+        return Confirmation(replica=replica, accepted=True)
+
+    def _finished(self, batch: Batch, row: ReplicaRow, finished: Finished, uploaded: frozenset[Digest]) -> Confirmation:
+        replica = row.attempt.replica
+        card = self._card(row.job)
+        application = application_of(card.request)
+        files = msgspec.json.encode(finished.files).decode()
+        told = {
+            "log_tail": finished.log_tail,
+            "seconds": finished.seconds,
+            "claimed_fingerprint": finished.fingerprint,
+            "files": files,
+        }
+        wrong = self._wrong_result(card.request, row.task, finished, uploaded)
+        if wrong is not None:
+            batch.end(row, ReplicaEvent.FAILURE_REPORTED, cause=Cause.BAD_RESULT, message=wrong, **told)
+        elif application.reads == "value":
+            fingerprint = application.value_fingerprint(finished.value or "")
+            batch.end(row, ReplicaEvent.VALUE_REPORTED, fingerprint=fingerprint, value=finished.value, **told)
+        else:
+            batch.end(row, ReplicaEvent.FILES_REPORTED, **told)
+            batch.to_read.append(ReadOrder(replica, card.request, row.task, finished.files))
+        return Confirmation(replica=replica, accepted=True)
+
+    def _wrong_result(
+        self, request: JobRequest, task: TaskNumber, finished: Finished, uploaded: frozenset[Digest]
+    ) -> str | None:
+        application = application_of(request)
+        if application.reads == "value":
+            if finished.value is None:
+                return "the report has no value, and this application's results are values"
+            try:
+                application.value_fingerprint(finished.value)
+            except UnreadableResult as error:
+                return error.message
+            return None
+        names = application.result_names(request, task)
+        if sorted(file.name for file in finished.files) != sorted(names):
+            return f"the result should be the files {', '.join(names)}"
+        if sum(file.size for file in finished.files) > request.limits.result_bytes:
+            return f"the result is larger than the {request.limits.result_bytes} bytes the job allows"
+        missing = [file.name for file in finished.files if file.sha256 not in uploaded]
+        return f"{', '.join(missing)} did not arrive before the report" if missing else None
+
+    def _read(self, batch: Batch, reading: Reading) -> None:
+        row = batch.row(reading.replica)
+        if row is None or row.attempt.state is not ReplicaState.READING:
+            return  # cancelled while it was read
+        if isinstance(reading.fingerprint, UnreadableResult):
+            message = reading.fingerprint.message
+            batch.end(row, ReplicaEvent.UNREADABLE, cause=Cause.BAD_RESULT, message=message)
+        else:
+            batch.end(row, ReplicaEvent.READ, fingerprint=reading.fingerprint)
+
+    # --- what a call takes --------------------------------------------------------------------------------------
+
+    def _give(self, batch: Batch, answer: _Answer) -> None:
+        host, request = answer.host, answer.call.request
+        if request.want == 0:
+            return
+        card = self._host_card(host, request)
+        room = MOST_LEASES_PER_HOST - sum(1 for _ in batch.leases_of(host.host))
+        choices = self._index.choose(card, min(request.want, room)) if room > 0 else []
+        if not choices and not answer.again:
+            answer.reason = self._index.reason(card)
+        for choice in choices:
+            claim = self._claim(choice, host, batch.now)
+            batch.claims.append(claim)
+            batch.touched.add((claim.job, claim.task))
+            answer.given.append((claim, choice.card))
+
+    def _claim(self, choice: Choice, host: HostRow, now: Instant) -> Claim:
+        replica = ReplicaId(self._next_replica)
+        self._next_replica += 1
+        return Claim(
+            id=replica,
+            job=choice.card.job,
+            task=choice.task,
+            number=choice.number,
+            host=host.host,
+            voter=choice.voter,
+            result_class=choice.result_class,
+            pinned=choice.result_class if choice.card.request.quorum > 1 else None,
+            leased_at=now,
+            next_transition=now + self.lease_seconds,
+        )
+
+    def _host_card(self, host: HostRow, request: WorkRequest) -> HostCard:
+        return HostCard(host.host, host.owner, self._census.programs(host.host), frozenset(request.loaded))
+
+    def _finish(self, answer: _Answer | GridError, refused: frozenset[ReplicaId]) -> WorkAnswer | GridError:
+        if isinstance(answer, GridError):
+            return answer
+        leases = [self._lease(row.attempt.replica, self._card(row.job), row.task) for row in answer.again]
+        leases += [self._lease(claim.id, card, claim.task) for claim, card in answer.given if claim.id not in refused]
+        return WorkAnswer(
+            heartbeat_seconds=self.heartbeat_seconds,
+            leases=tuple(leases),
+            ended=tuple(answer.ended),
+            confirmed=tuple(answer.confirmed),
+            reason=None if leases else answer.reason,
+        )
+
+    def _lease(self, replica: ReplicaId, card: JobCard, task: TaskNumber) -> Lease:
+        return Lease(
+            replica=replica,
+            job=card.job,
+            task=task,
+            spec=card.spec,
+            arguments=arguments(card.request, task),
+            lease_seconds=self.lease_seconds,
+        )
+
+    # --- jobs ---------------------------------------------------------------------------------------------------
+
+    def begin_job(
+        self, owner: UserId, request: JobRequest, spec: Digest, blobs: frozenset[Digest], now: Instant
+    ) -> JobId:
+        """Store a job whose tasks are still to be entered, by `enter` until it says that all are."""
+        return self._store.create_job(NewJob(owner, request, spec, blobs, task_count(request.split), now))
+
+    def enter(self, job: JobId, slab: int = SLAB) -> Entered:
+        """Store the next slab of a job's tasks; with the last one the job is open."""
+        row = self._store.job(job)
+        if row is None or row.state is not JobState.ENTERING:
+            return Entered(left=0, replicas=0)
+        first = self._store.entered(job)
+        if first < row.tasks:
+            last = min(first + slab, row.tasks) - 1
+            self._store.enter_tasks(job, first, last, row.request.replicas)
+            first = last + 1
+        if first == row.tasks and self._store.open_job(job):
+            self._take_up(job)
+        return Entered(left=row.tasks - first, replicas=row.tasks * row.request.replicas)
+
+    def cancel_job(self, user: UserId, job: JobId, now: Instant) -> None:
+        """Cancel a job. Its volunteers learn at their next call.
+
+        Raises NotFound when the user has no such job, Conflict when it has ended.
+        """
+        self._check_owner(user, job)
+        if not self._store.cancel_job(job, now):
+            raise Conflict(f"job {job} has ended already: there is nothing to cancel", job=job)
+        self._take_up(job)
+
+    def retry_job(self, user: UserId, job: JobId) -> int:
+        """Open the failed tasks of a job again; return how many.
+
+        Raises NotFound when the user has no such job, Conflict when it has no failed tasks or others still run.
+        """
+        self._check_owner(user, job)
+        opened = self._store.retry_job(job)
+        if not opened:
+            raise Conflict(f"job {job} has no failed tasks, or is not done with the others yet", job=job)
+        self._take_up(job)
+        return opened
+
+    def _check_owner(self, user: UserId, job: JobId) -> None:
+        if not self._store.may_steer(user, job):
+            raise NotFound(f"you have no job {job}", job=job)
+
+    def unread(self) -> list[ReadOrder]:
+        """Return the results that wait to be read since before this coordinator was made."""
+        orders = []
+        for replica in self._store.unread():
+            row, files = self._store.result(replica)
+            decoded = msgspec.json.decode(files, type=tuple[ResultFile, ...])
+            orders.append(ReadOrder(replica, self._card(row.job).request, row.task, decoded))
+        return orders
+
+    def entering(self) -> list[JobId]:
+        """Return the jobs whose tasks are not all stored."""
+        return [row.job for row in self._store.unfinished_jobs() if row.state is JobState.ENTERING]
+
+    def _take_up(self, job: JobId) -> None:
+        """Tell the index the present truth about a job."""
+        row = self._store.job(job)
+        if row is None or row.state is not JobState.OPEN:
+            self._index.remove_job(self._card(job))
+        else:
+            live = self._store.live_leases(job)
+            self._index.add_job(self._card(job), self._store.host_failures(job), live)
+
+    def _card(self, job: JobId) -> JobCard:
+        card = self._cards.get(job)
+        if card is None:
+            row = self._store.job(job)
+            if row is None:
+                raise NotFound(f"there is no job {job}", job=job)
+            work = row.request.work
+            renderer = work.renderer if isinstance(work, BlenderWork) else None
+            runtime = application_of(row.request).runtime
+            card = self._cards[job] = JobCard(job, row.owner, row.request, row.spec, runtime, renderer)
+        return card
+
+
+# A report that is repeated since its confirmation was lost finds its replica in one of these.
+_HAD = frozenset({ReplicaState.READING, ReplicaState.VOTING, ReplicaState.AGREED, ReplicaState.OUTVOTED})
+
+
+class _Answer:
+    """An answer in the making."""
+
+    def __init__(self, host: HostRow, call: Call) -> None:
+        self.host = host
+        self.call = call
+        self.confirmed: list[Confirmation] = []
+        self.ended: list[EndedLease] = []
+        self.again: list[ReplicaRow] = []  # leases whose answer was lost
+        self.given: list[tuple[Claim, JobCard]] = []
+        self.reason: str | None = None
+
+
+def _named(calls: Sequence[Call]) -> set[ReplicaId]:
+    """Return the replicas that the calls report or list."""
+    named: set[ReplicaId] = set()
+    for call in calls:
+        if call.news:
+            named.update(report.replica for report in call.request.reports)
+            named.update(held.replica for held in call.request.held)
+    return named
+
+
+def _turned_away(host: HostId, row: HostRow | None) -> GridError:
+    if row is None:
+        return Forbidden(f"host {host} is not known here any more: enrol again", host=host)
+    why = f": {row.state_reason}" if row.state_reason else ""
+    return Forbidden(f"this host was banned by the operator{why}", host=host)
+
+
+def _why_ended(row: ReplicaRow | None, host: HostRow) -> str:
+    if row is None or row.attempt.host != host.host:
+        return "it was never leased to this host"
+    cause = "" if row.attempt.cause is None else f" ({row.attempt.cause})"
+    return f"its lease has ended: {row.attempt.state}{cause}"

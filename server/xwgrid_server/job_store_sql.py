@@ -1,0 +1,167 @@
+"""The statements of the job store that work on whole batches; one text for both databases wherever they agree."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+from sqlalchemy import text
+
+from xwgrid.lifecycle import IN_THE_BOX, LIVE
+from xwgrid_server.batch_rows import number_list, statement
+from xwgrid_server.store import Claim, HostChange, JobChange, Renewal, ReplicaChange, TaskChange
+
+# Replicas in these states keep their voter from having another one of the same task.
+KEEPS_OTHERS_OUT: Final = LIVE | IN_THE_BOX
+
+
+class ClaimedTask(Struct, frozen=True, kw_only=True):
+    """How many replicas of a task were claimed in this batch."""
+
+    job: int
+    number: int
+    count: int
+    pinned: str | None
+
+
+class ClaimedJob(Struct, frozen=True, kw_only=True):
+    """How many leases of a job were given out in this batch."""
+
+    job: int
+    leased: int
+
+
+_REPLICA_COLUMNS: Final = """
+    x.id, x.job_id, x.task, x.number, x.host_id, x.voter, x.state, x.cause, x.fingerprint, x.result_class,
+    x.acknowledged_call, x.next_transition"""
+
+# A cancelled job's replicas in the box or on the way to it end with it; a verdict stays a verdict.
+CANCEL_JOB: Final = """
+    UPDATE jobs SET state = 'cancelled', finished_at = :now
+    WHERE id = :job AND state IN ('entering', 'open', 'incomplete')"""
+CANCEL_TASKS: Final = """
+    UPDATE tasks SET state = 'cancelled', wanted = 0 WHERE job_id = :job AND state IN ('open', 'failed')"""
+CANCEL_REPLICAS: Final = """
+    UPDATE replicas SET state = 'cancelled', cause = 'cancelled', ended_at = :now, next_transition = NULL
+    WHERE job_id = :job AND state IN ('leased', 'reading', 'voting')"""
+
+REOPEN_JOB: Final = """
+    UPDATE jobs SET state = 'open', finished_at = NULL, failed = 0 WHERE id = :job AND state = 'incomplete'"""
+# Failures and losses of the first try must not count against the second; they stay readable as cancelled.
+CLEAR_OLD_BALLOTS: Final = """
+    UPDATE replicas SET state = 'cancelled'
+    WHERE job_id = :job AND state IN ('voting', 'outvoted', 'failed', 'lost')
+    AND task IN (SELECT number FROM tasks WHERE job_id = :job AND state = 'failed')"""
+REOPEN_TASKS: Final = """
+    UPDATE tasks SET state = 'open', wanted = :wanted, reason = '', result_class = NULL
+    WHERE job_id = :job AND state = 'failed'"""
+
+_ENTER_SQLITE: Final = """
+    INSERT INTO tasks (job_id, number, state, wanted)
+    WITH RECURSIVE slab(number) AS (SELECT :first UNION ALL SELECT number + 1 FROM slab WHERE number < :last)
+    SELECT :job, number, 'open', :wanted FROM slab"""
+_ENTER_POSTGRESQL: Final = """
+    INSERT INTO tasks (job_id, number, state, wanted)
+    SELECT :job, number, 'open', :wanted FROM generate_series(:first, :last) AS number"""
+
+
+class Statements:
+    """The statements for one dialect, "sqlite" or "postgresql"; `key` is a struct with `job` and `number`."""
+
+    def __init__(self, dialect: str, key: type[Struct]) -> None:
+        listed = number_list(dialect)
+        self.hosts = text(f"""
+            SELECT id, owner_id, state, state_reason, last_seen_at, facts FROM hosts WHERE id IN {listed}""")
+        self.leases_of_hosts = text(f"""
+            SELECT {_REPLICA_COLUMNS} FROM replicas AS x WHERE x.state = 'leased' AND x.host_id IN {listed}""")
+        self.replicas = text(f"SELECT {_REPLICA_COLUMNS} FROM replicas AS x WHERE x.id IN {listed}")
+        self.uploaded = text(f"SELECT replica_id, digest FROM replica_blobs WHERE replica_id IN {listed}")
+        self.due = text(f"""
+            SELECT {_REPLICA_COLUMNS} FROM replicas AS x WHERE x.state = 'leased' AND x.next_transition <= :now
+            ORDER BY x.next_transition LIMIT :most""")
+        self.tasks = statement(
+            dialect,
+            key,
+            """
+            SELECT t.job_id, t.number, t.state, t.wanted, t.made FROM {rows}
+            JOIN tasks AS t ON t.job_id = r.job AND t.number = r.number""",
+        )
+        self.attempts = statement(
+            dialect,
+            key,
+            f"""
+            SELECT {_REPLICA_COLUMNS} FROM {{rows}}
+            JOIN replicas AS x ON x.job_id = r.job AND x.task = r.number ORDER BY x.id""",
+        )
+        self.change_replicas = statement(
+            dialect,
+            ReplicaChange,
+            """
+            UPDATE replicas SET state = r.state, next_transition = NULL,
+                ended_at = COALESCE(r.ended_at, replicas.ended_at), seconds = COALESCE(r.seconds, replicas.seconds),
+                cause = COALESCE(r.cause, replicas.cause), message = COALESCE(r.message, replicas.message),
+                log_tail = COALESCE(r.log_tail, replicas.log_tail),
+                fingerprint = COALESCE(r.fingerprint, replicas.fingerprint),
+                claimed_fingerprint = COALESCE(r.claimed_fingerprint, replicas.claimed_fingerprint),
+                value = COALESCE(r.value, replicas.value), files = COALESCE(r.files, replicas.files)
+            FROM {rows} WHERE replicas.id = r.id AND replicas.state = r.was""",
+        )
+        self.renew = statement(
+            dialect,
+            Renewal,
+            """
+            UPDATE replicas SET next_transition = r.next_transition,
+                acknowledged_call = COALESCE(replicas.acknowledged_call, r.acknowledged_call)
+            FROM {rows} WHERE replicas.id = r.id AND replicas.state = 'leased'""",
+        )
+        self.change_tasks = statement(
+            dialect,
+            TaskChange,
+            """
+            UPDATE tasks SET state = r.state, wanted = r.wanted, result_class = r.result_class,
+                canonical_replica = r.canonical, reason = r.reason
+            FROM {rows} WHERE tasks.job_id = r.job AND tasks.number = r.number AND tasks.state = r.was""",
+        )
+        # The claim looks at the job's state again: cancelling a job needs no purge of the index.
+        self.claim = statement(
+            dialect,
+            Claim,
+            """
+            INSERT INTO replicas
+                (id, job_id, task, number, host_id, voter, state, result_class, leased_at, next_transition)
+            SELECT r.id, r.job, r.task, r.number, r.host, r.voter, 'leased', r.result_class, r.leased_at,
+                r.next_transition
+            FROM {rows} JOIN jobs ON jobs.id = r.job WHERE jobs.state = 'open'
+            ON CONFLICT DO NOTHING RETURNING id""",
+        )
+        self.claim_tasks = statement(
+            dialect,
+            ClaimedTask,
+            """
+            UPDATE tasks SET wanted = tasks.wanted - r.count, made = tasks.made + r.count, result_class = r.pinned
+            FROM {rows} WHERE tasks.job_id = r.job AND tasks.number = r.number""",
+        )
+        self.claim_jobs = statement(
+            dialect, ClaimedJob, "UPDATE jobs SET leased = jobs.leased + r.leased FROM {rows} WHERE jobs.id = r.job"
+        )
+        ended = "jobs.state = 'open' AND jobs.agreed + r.agreed + jobs.failed + r.failed = jobs.tasks"
+        self.count_jobs = statement(
+            dialect,
+            JobChange,
+            f"""
+            UPDATE jobs SET agreed = jobs.agreed + r.agreed, failed = jobs.failed + r.failed,
+                outvoted = jobs.outvoted + r.outvoted, lost = jobs.lost + r.lost,
+                state = CASE WHEN {ended}
+                    THEN CASE WHEN jobs.failed + r.failed = 0 THEN 'finished' ELSE 'incomplete' END
+                    ELSE jobs.state END,
+                finished_at = CASE WHEN {ended} THEN :now ELSE jobs.finished_at END
+            FROM {{rows}} WHERE jobs.id = r.job RETURNING jobs.id, jobs.state, jobs.finished_at""",
+        )
+        self.change_hosts = statement(
+            dialect,
+            HostChange,
+            """
+            UPDATE hosts SET last_seen_at = r.last_seen_at, facts = COALESCE(r.facts, hosts.facts)
+            FROM {rows} WHERE hosts.id = r.id""",
+        )
+        self.enter = text(_ENTER_POSTGRESQL if dialect == "postgresql" else _ENTER_SQLITE)

@@ -1,0 +1,238 @@
+"""Jobs and tasks as their owners see them. Reading functions: each one transaction, nothing is written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Engine, Row, Select, func, select
+from xwgrid_schema.tables import hosts, jobs, replicas, tasks, users
+
+from xwgrid.errors import NotFound
+from xwgrid.model import (
+    Cause,
+    JobId,
+    JobRequest,
+    JobState,
+    ReplicaId,
+    ReplicaState,
+    ResultFile,
+    TaskNumber,
+    TaskState,
+    UserId,
+)
+from xwgrid.splitting import label
+from xwgrid.wire import JobList, JobView, ReplicaView, TaskPage, TaskView
+from xwgrid_server.database import reading
+
+MOST_PER_PAGE: Final = 1_000
+
+_JOB: Final = (
+    jobs.c.id, jobs.c.name, users.c.name.label("owner"), jobs.c.application, jobs.c.state, jobs.c.tasks, jobs.c.agreed,
+    jobs.c.failed, jobs.c.leased, jobs.c.outvoted, jobs.c.lost, jobs.c.created_at, jobs.c.finished_at, jobs.c.spec,
+    jobs.c.private, jobs.c.request,
+)  # fmt: skip
+
+
+def job(engine: Engine, user: UserId, job_id: JobId, progress: Mapping[ReplicaId, float]) -> JobView:
+    """Return a job. Raises NotFound when there is none that this user may see."""
+    with reading_for(engine, user) as view:
+        return _job(view.connection, view.job(job_id), progress)
+
+
+def jobs_of(engine: Engine, user: UserId, limit: int, progress: Mapping[ReplicaId, float]) -> JobList:
+    """Return the newest jobs this user may see, at most `limit`."""
+    with reading_for(engine, user) as view:
+        query = view.mine(select(*_JOB).join(users, users.c.id == jobs.c.owner_id)).order_by(jobs.c.id.desc())
+        rows = view.connection.execute(query.limit(min(limit, MOST_PER_PAGE))).all()
+        return JobList(jobs=tuple(_job(view.connection, row, progress) for row in rows))
+
+
+def task(
+    engine: Engine, user: UserId, job_id: JobId, number: TaskNumber, progress: Mapping[ReplicaId, float]
+) -> TaskView:
+    """Return a task with its attempts. Raises NotFound."""
+    with reading_for(engine, user) as view:
+        found = view.job(job_id)
+        query = select(tasks).where(tasks.c.job_id == job_id, tasks.c.number == number)
+        views = _tasks(view.connection, found, view.connection.execute(query).all(), progress)
+        if not views:
+            raise NotFound(f"job {job_id} has no task {number}: it has tasks 0 to {found.tasks - 1}", task=number)
+        return views[0]
+
+
+def tasks_of(
+    engine: Engine,
+    user: UserId,
+    job_id: JobId,
+    progress: Mapping[ReplicaId, float],
+    *,
+    after: int = -1,
+    limit: int = MOST_PER_PAGE,
+    state: TaskState | None = None,
+) -> TaskPage:
+    """Return tasks in order of number, those after number `after`. Raises NotFound."""
+    limit = max(1, min(limit, MOST_PER_PAGE))
+    query = select(tasks).where(tasks.c.job_id == job_id, tasks.c.number > after).order_by(tasks.c.number)
+    if state is not None:
+        query = query.where(tasks.c.state == state)
+    with reading_for(engine, user) as view:
+        found = view.job(job_id)
+        rows = view.connection.execute(query.limit(limit + 1)).all()
+        more = len(rows) > limit
+        page = rows[:limit]
+        views = _tasks(view.connection, found, page, progress)
+    return TaskPage(tasks=tuple(views), next_after=page[-1].number if more else None)
+
+
+def some_tasks(
+    engine: Engine, job_id: JobId, numbers: Sequence[TaskNumber], progress: Mapping[ReplicaId, float]
+) -> list[TaskView]:
+    """Return the tasks named, of a job whose owner is asking: for the stream of events."""
+    query = select(tasks).where(tasks.c.job_id == job_id, tasks.c.number.in_(numbers)).order_by(tasks.c.number)
+    with reading(engine) as connection:
+        row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+        return _tasks(connection, row, connection.execute(query).all(), progress)
+
+
+class reading_for:  # noqa: N801  # reads as a word: `with reading_for(engine, user) as view`
+    """A reading transaction that knows what its user may see: their own jobs; an operator, all."""
+
+    def __init__(self, engine: Engine, user: UserId) -> None:
+        self._transaction = reading(engine)
+        self._user = user
+        self.connection: Connection
+
+    def __enter__(self) -> reading_for:
+        self.connection = self._transaction.__enter__()
+        role = self.connection.execute(select(users.c.role).where(users.c.id == self._user)).scalar_one_or_none()
+        self._sees_all = role == "operator"
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._transaction.__exit__(*error)
+
+    def mine(self, query: Select[Any]) -> Select[Any]:
+        """Narrow a query over jobs to what the user may see."""
+        return query if self._sees_all else query.where(jobs.c.owner_id == self._user)
+
+    def job(self, job_id: JobId) -> Row[Any]:
+        """Return a job's row. Raises NotFound."""
+        query = self.mine(select(*_JOB).join(users, users.c.id == jobs.c.owner_id).where(jobs.c.id == job_id))
+        row = self.connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound(f"you have no job {job_id}: `xwgrid jobs` lists yours", job=job_id)
+        return row
+
+
+def _job(connection: Connection, row: Row[Any], progress: Mapping[ReplicaId, float]) -> JobView:
+    request = msgspec.json.decode(row.request, type=JobRequest)
+    live = connection.execute(
+        select(replicas.c.id, replicas.c.task).where(replicas.c.job_id == row.id, replicas.c.state == "leased")
+    ).all()
+    running = len({lease.task for lease in live})
+    state = JobState(row.state)
+    return JobView(
+        id=row.id,
+        name=row.name,
+        owner=row.owner,
+        application=row.application,
+        state=state,
+        tasks=row.tasks,
+        agreed=row.agreed,
+        failed=row.failed,
+        running=running,
+        replicas=row.leased,
+        outvoted=row.outvoted,
+        lost=row.lost,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        quorum=request.quorum,
+        spec=row.spec,
+        private=row.private,
+        seconds_left=_seconds_left(connection, row, request, [progress.get(lease.id, 0.0) for lease in live]),
+        reason=_reason(connection, row, state, running),
+    )
+
+
+def _seconds_left(connection: Connection, row: Row[Any], request: JobRequest, done: Sequence[float]) -> float | None:
+    """Return the time left: the mean time of its replicas so far, over as many hosts as work on it now."""
+    if row.finished_at is not None or not done:
+        return None
+    mean = connection.execute(
+        select(func.avg(replicas.c.seconds)).where(replicas.c.job_id == row.id, replicas.c.seconds > 0)
+    ).scalar()
+    if mean is None:
+        return None
+    left: float = (row.tasks - row.agreed - row.failed) * request.quorum - sum(done)
+    return max(0.0, left * float(mean) / len(done))
+
+
+def _reason(connection: Connection, row: Row[Any], state: JobState, running: int) -> str | None:
+    if state is JobState.ENTERING:
+        return "its tasks are being written down"
+    if state is JobState.INCOMPLETE:
+        failed = f"{row.failed} of {row.tasks} tasks failed"
+        return f"{failed}; `xwgrid show {row.id}` says why, `xwgrid retry {row.id}` tries again"
+    if state is JobState.OPEN and not running:
+        seen = connection.execute(select(func.count()).where(hosts.c.last_seen_at.is_not(None))).scalar_one()
+        if not seen:
+            return "it waits: no volunteer has called this server yet"
+        return "it waits for a volunteer that can take it"
+    return None
+
+
+def _tasks(
+    connection: Connection, row: Row[Any], found: Sequence[Row[Any]], progress: Mapping[ReplicaId, float]
+) -> list[TaskView]:
+    if not found:
+        return []
+    request = msgspec.json.decode(row.request, type=JobRequest)
+    query = (
+        select(replicas, hosts.c.name.label("host"))
+        .join(hosts, hosts.c.id == replicas.c.host_id)
+        .where(replicas.c.job_id == row.id, replicas.c.task.in_([each.number for each in found]))
+        .order_by(replicas.c.id)
+    )
+    attempts: defaultdict[int, list[Row[Any]]] = defaultdict(list)
+    for attempt in connection.execute(query):
+        attempts[attempt.task].append(attempt)
+    return [_task(request, each, attempts[each.number], progress) for each in found]
+
+
+def _task(
+    request: JobRequest, row: Row[Any], attempts: Sequence[Row[Any]], progress: Mapping[ReplicaId, float]
+) -> TaskView:
+    state = TaskState(row.state)
+    canonical = next((attempt for attempt in attempts if attempt.id == row.canonical_replica), None)
+    return TaskView(
+        job=row.job_id,
+        number=row.number,
+        label=label(request, row.number),
+        state=state,
+        reason=row.reason,
+        value=None if canonical is None else canonical.value,
+        files=() if canonical is None else msgspec.json.decode(canonical.files, type=tuple[ResultFile, ...]),
+        replicas=tuple(_replica(attempt, state, progress) for attempt in attempts),
+    )
+
+
+def _replica(row: Row[Any], task_state: TaskState, progress: Mapping[ReplicaId, float]) -> ReplicaView:
+    return ReplicaView(
+        replica=row.id,
+        number=row.number,
+        host=row.host,
+        state=ReplicaState(row.state),
+        leased_at=row.leased_at,
+        ended_at=row.ended_at,
+        done=progress.get(row.id),
+        seconds=row.seconds,
+        cause=None if row.cause is None else Cause(row.cause),
+        message=row.message,
+        log_tail=row.log_tail,
+        # Before the verdict a ballot is secret: who knew it could send it along without rendering.
+        fingerprint=row.fingerprint if task_state is not TaskState.OPEN else None,
+        result_class=row.result_class,
+    )
