@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -22,18 +23,23 @@ class _Recipe(Struct, frozen=True, kw_only=True):
 
 
 # With them the folder is a package of its own, which no package of that name installed on the host can shadow.
-_PACKAGES = ("__init__.py", "applications/__init__.py")
+_PACKAGES = ("__init__.py", "applications/__init__.py", "applications/drivers/__init__.py")
 
 _RECIPES = (
     _Recipe(
         application="blender",
         runtime="blender",
-        sources=("applications/blender_driver.py", "applications/blender_pins.py", "applications/driver_lines.py"),
+        sources=(
+            "applications/drivers/blender_driver.py",
+            "applications/drivers/blender_pins.py",
+            "applications/drivers/blend_header.py",
+            "applications/drivers/driver_lines.py",
+        ),
     ),
     _Recipe(
         application="digest",
         runtime="python",
-        sources=("applications/digest_driver.py", "applications/driver_lines.py"),
+        sources=("applications/drivers/digest_driver.py", "applications/drivers/driver_lines.py"),
     ),
 )
 
@@ -63,3 +69,8 @@ def _build(recipe: _Recipe) -> BuiltIn:
         files=listed,
     )
     return manifest, files
+
+
+def script(name: str) -> Path:
+    """Return where a program of this package lies that a runtime starts: "inspect_scene.py", "blender_driver.py"."""
+    return Path(__file__).with_name("drivers") / name

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 # The signed files beside this one, and no other package of that name.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from xwgrid.applications.driver_lines import Lines, Task, read_work
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+from xwgrid.applications.drivers.driver_lines import Lines, Task, read_work
 
 sys.path.pop(0)
 

@@ -15,14 +15,14 @@ from typing import Any
 
 # The signed files beside this one, and no other package of that name. Not for longer than that: where this file is
 # installed and not staged, its neighbours are packages made for another Python.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from xwgrid.applications.driver_lines import Lines, Task, TaskError, inputs_folder, read_work
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+from xwgrid.applications.drivers.driver_lines import Lines, Task, TaskError, inputs_folder, read_work
 
 sys.path.pop(0)
 
-import bpy  # noqa: E402
+import bpy
 
-from xwgrid.applications import blender_pins  # noqa: E402
+from xwgrid.applications.drivers import blender_pins
 
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "OPEN_EXR": ".exr"}
 # "Sample 3/16" of Cycles, "Rendering 3 / 64 samples" of EEVEE.

@@ -12,7 +12,8 @@ from typing import Any
 
 import bpy
 
-from xwgrid.applications.driver_lines import TaskError
+from xwgrid.applications.drivers import blend_header
+from xwgrid.applications.drivers.driver_lines import TaskError
 
 # Names of one engine, newest first: Blender 4.2 to 4.5 call EEVEE "next", those before and after do not.
 _ENGINES = {
@@ -35,18 +36,17 @@ def open_scene(work: dict[str, Any], inputs: Path) -> Any:
     """Open the job's scene file with scripts off and return its scene. Raises TaskError."""
     _check_renderer(work.get("renderer"))
     name = work["scene_file"]
+    if not (inputs / name).is_file():
+        raise TaskError(f"the scene file '{name}' is not among the job's files")
+    # Before it is opened: some Blenders crash on files from their future.
+    _check_saved_by(name, blend_header.saved_by(inputs / name))
     bpy.ops.wm.read_factory_settings(use_empty=True)
     try:
         bpy.ops.wm.open_mainfile(filepath=str(inputs / name), load_ui=False, use_scripts=False)
     except RuntimeError as error:
         reason = str(error).strip().removeprefix("Error: ").replace(str(inputs) + "/", "")
         raise TaskError(f"'{name}' does not open in Blender {bpy.app.version_string}: {reason}") from error
-    saved_by = tuple(bpy.data.version)
-    if saved_by[:2] > tuple(bpy.app.version)[:2]:
-        raise TaskError(
-            f"'{name}' was saved by Blender {saved_by[0]}.{saved_by[1]}, which is newer than the "
-            f"{bpy.app.version_string} here: what it would lose is not known, so it is not rendered"
-        )
+    _check_saved_by(name, tuple(bpy.data.version)[:2])
     if missing := missing_libraries():
         if not work.get("allow_missing"):
             raise TaskError(f"'{name}' links to {', '.join(missing)}, which the job did not bring")
@@ -258,6 +258,14 @@ def _check_renderer(wanted: str | None) -> None:
     parts = wanted.split(".")
     if [str(part) for part in bpy.app.version][: len(parts)] != parts:
         raise TaskError(f"the job asks for Blender {wanted}, this is {bpy.app.version_string}")
+
+
+def _check_saved_by(name: str, version: tuple[int, ...] | None) -> None:
+    if version is not None and version > tuple(bpy.app.version)[:2]:
+        raise TaskError(
+            f"'{name}' was saved by Blender {'.'.join(map(str, version))}, which is newer than the "
+            f"{bpy.app.version_string} here: what it would lose is not known, so it is not rendered"
+        )
 
 
 def _instruction_set() -> str:
