@@ -44,14 +44,18 @@ def open_scene(work: dict[str, Any], inputs: Path) -> Any:
     try:
         bpy.ops.wm.open_mainfile(filepath=str(inputs / name), load_ui=False, use_scripts=False)
     except RuntimeError as error:
-        reason = str(error).strip().removeprefix("Error: ").replace(str(inputs) + "/", "")
-        raise TaskError(f"'{name}' does not open in Blender {bpy.app.version_string}: {reason}") from error
+        raise TaskError(f"'{name}' does not open in Blender {bpy.app.version_string}: {last_words(error)}") from error
     _check_saved_by(name, tuple(bpy.data.version)[:2])
     if missing := missing_libraries():
         if not work.get("allow_missing"):
             raise TaskError(f"'{name}' links to {', '.join(missing)}, which the job did not bring")
         print(f"missing libraries, allowed by the job: {', '.join(missing)}", flush=True)
     return _find_scene(work.get("scene"), name)
+
+
+def last_words(error: RuntimeError) -> str:
+    """Return the reason in an operator's error, without the paths of this machine that stand before it."""
+    return str(error).strip().rsplit(": ", 1)[-1]
 
 
 def missing_libraries() -> list[str]:
@@ -79,7 +83,7 @@ def apply_pins(scene: Any, work: dict[str, Any]) -> dict[str, Any]:
     _mute_animation(scene, set(pins))
     for path, value in pins.items():
         _set(scene, path, value)
-    _mute_file_outputs(_compositor(scene))
+    _mute_file_outputs(compositor(scene))
     return {path: _get(scene, path) for path in pins}
 
 
@@ -131,6 +135,13 @@ def sequencer_strips(scene: Any) -> int:
 def has_camera(scene: Any) -> bool:
     """Return whether the scene has a camera, or a marker that brings one."""
     return scene.camera is not None or any(marker.camera for marker in scene.timeline_markers)
+
+
+def compositor(scene: Any) -> Any:
+    """Return the node tree of the compositor, None if the scene has none."""
+    if hasattr(scene, "compositing_node_group"):
+        return scene.compositing_node_group
+    return scene.node_tree if scene.use_nodes else None
 
 
 def _pins(scene: Any, work: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -223,12 +234,6 @@ def _curves(action: Any) -> list[Any]:
     return [
         curve for layer in action.layers for strip in layer.strips for bag in strip.channelbags for curve in bag.fcurves
     ]
-
-
-def _compositor(scene: Any) -> Any:
-    if hasattr(scene, "compositing_node_group"):
-        return scene.compositing_node_group
-    return scene.node_tree if scene.use_nodes else None
 
 
 def _mute_file_outputs(tree: Any, depth: int = 0) -> None:
