@@ -64,7 +64,7 @@ class Load(Struct, frozen=True, kw_only=True):
     processor_seconds: dict[str, float]  # of the generator and of the plan's processes, in the measured time
 
 
-class _Lease(Struct, frozen=True):
+class Lease(Struct, frozen=True):
     replica: int
     task: int
 
@@ -74,24 +74,25 @@ class _Confirmation(Struct, frozen=True):
     message: str = ""
 
 
-class _Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True):
     """What is needed of a `WorkAnswer`: decoding the rest would cost the server's processor time."""
 
-    leases: tuple[_Lease, ...] = ()
+    leases: tuple[Lease, ...] = ()
     confirmed: tuple[_Confirmation, ...] = ()
     reason: str | None = None
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_fingerprint = application("digest").value_fingerprint
+_decode = msgspec.json.Decoder(Answer).decode
 _HEAD = b"POST /v1/work HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 _WAIT = b'{"call":%d,"want":1,"wait_seconds":10}'
-_BODY = (
-    b'{"call":%d,"want":1,"reports":[{"replica":%d,"outcome":{"outcome":"finished","fingerprint":"%s","value":"%s",'
+_REPORT = (
+    b'{"call":%d,"want":%d,"reports":[{"replica":%d,"outcome":{"outcome":"finished","fingerprint":"%s","value":"%s",'
     b'"seconds":0.001,"result_class":"' + RESULT_CLASS.encode() + b'"}}]}'
 )
 
 
-class _Connection:
+class Connection:
     """One volunteer: its socket, and the answer it waits for."""
 
     def __init__(self, plan: Plan, volunteer: Volunteer) -> None:
@@ -100,56 +101,15 @@ class _Connection:
         plain = socket.create_connection((plan.host, plan.port), timeout=_ANSWER_SECONDS)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = context.wrap_socket(plain, server_hostname=plan.host)
-        self.host = f"{plan.host}:{plan.port}".encode()
-        # The first call of a daemon carries its clock in milliseconds.
-        self.call = int(time.time() * 1000)
-        self.received = b""
         self.sent_at = 0.0
+        self._host = f"{plan.host}:{plan.port}".encode()
+        self._seed = plan.seed.encode()
+        # The first call of a daemon carries its clock in milliseconds.
+        self._call = int(time.time() * 1000)
+        self._received = b""
 
-    def send(self, body: bytes) -> None:
-        """Send a work call. It is far smaller than any socket's buffer, so it goes out whole."""
-        message = _HEAD % (self.host, len(body)) + body
-        self.sent_at = time.perf_counter()
-        if self.socket.send(message) != len(message):
-            raise RuntimeError("a work call did not fit into the socket's buffer")
-
-    def receive(self) -> _Answer | None:
-        """Return the answer when all of it is there."""
-        while True:
-            try:
-                data = self.socket.recv(65_536)
-            except ssl.SSLWantReadError:
-                return None
-            if not data:
-                raise RuntimeError(f"the server closed the connection: {self.received[:500]!r}")
-            received = self.received = self.received + data if self.received else data
-            end = received.find(b"\r\n\r\n")
-            if end < 0:
-                continue
-            head = received[:end].lower()
-            length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
-            if len(received) < end + 4 + length:
-                continue
-            if not head.startswith(b"http/1.1 200"):
-                raise RuntimeError(f"the server refused a work call: {received[:2_000]!r}")
-            self.received = b""
-            return _decode(received[end + 4 :])
-
-
-class _Generator:
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.fingerprint = application("digest").value_fingerprint
-        self.reports = 0
-        self.idle_answers = 0
-        self.connections = {
-            connection.socket.fileno(): connection
-            for connection in (_Connection(plan, volunteer) for volunteer in plan.volunteers)
-        }
-        self.poll = select.epoll()
-
-    def prepare(self) -> None:
-        """Let every volunteer tell what it is and take its first lease."""
+    def introduce(self, want: int) -> None:
+        """Send the first call of a daemon: what this machine is."""
         facts = HostFacts(
             name="benchmark",
             system="Linux",
@@ -159,33 +119,90 @@ class _Generator:
             programs=(Program(runtime="python", version="3.11", result_class=RESULT_CLASS),),
             sandbox="benchmark",
         )
-        for connection in self.connections.values():
-            connection.send(wire.encode(wire.WorkRequest(call=connection.call, want=1, facts=facts)))
-            answer = connection.receive()
-            while answer is None:
-                answer = connection.receive()
-            connection.socket.setblocking(False)
-            self.report(connection, answer)
-        for number in self.connections:
-            self.poll.register(number, select.EPOLLIN)
+        self._send(wire.encode(wire.WorkRequest(call=self._call, want=want, facts=facts)))
 
-    def report(self, connection: _Connection, answer: _Answer) -> None:
-        """Do the task that the answer brought, which takes two hashes, and report it."""
-        connection.call += 1
-        if not answer.leases:
+    def wait_for_work(self) -> None:
+        """Send a call that the server holds until there is work."""
+        self._call += 1
+        self._send(_WAIT % self._call)
+
+    def report(self, lease: Lease, want: int) -> None:
+        """Do the task, which takes two hashes, and send a call that reports it and asks for `want` more."""
+        self._call += 1
+        value = hashlib.sha256(b"%s/%d" % (self._seed, lease.task)).hexdigest()
+        fingerprint = _fingerprint(value).encode()
+        self._send(_REPORT % (self._call, want, lease.replica, fingerprint, value.encode()))
+
+    def receive(self) -> Answer | None:
+        """Return the answer when all of it is there; None when the socket does not block and more must come."""
+        while True:
+            try:
+                data = self.socket.recv(65_536)
+            except ssl.SSLWantReadError:
+                return None
+            if not data:
+                raise RuntimeError(f"the server closed the connection: {self._received[:500]!r}")
+            received = self._received = self._received + data if self._received else data
+            end = received.find(b"\r\n\r\n")
+            if end < 0:
+                continue
+            head = received[:end].lower()
+            length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+            if len(received) < end + 4 + length:
+                continue
+            if not head.startswith(b"http/1.1 200"):
+                raise RuntimeError(f"the server refused a work call: {received[:2_000]!r}")
+            self._received = b""
+            return _decode(received[end + 4 :])
+
+    def answer(self) -> Answer:
+        """Wait for the answer on a socket that blocks."""
+        answer = self.receive()
+        while answer is None:
+            answer = self.receive()
+        return answer
+
+    def _send(self, body: bytes) -> None:
+        message = _HEAD % (self._host, len(body)) + body
+        self.sent_at = time.perf_counter()
+        # It is far smaller than any socket's buffer, so it goes out whole.
+        if self.socket.send(message) != len(message):
+            raise RuntimeError("a work call did not fit into the socket's buffer")
+
+
+class _Generator:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.reports = 0
+        self.idle_answers = 0
+        self.connections = {
+            connection.socket.fileno(): connection
+            for connection in (Connection(plan, volunteer) for volunteer in plan.volunteers)
+        }
+        self.poll = select.epoll()
+
+    def prepare(self) -> None:
+        """Let every volunteer tell what it is and take its first lease."""
+        for number, connection in self.connections.items():
+            connection.introduce(want=1)
+            answer = connection.answer()
+            connection.socket.setblocking(False)
+            self.poll.register(number, select.EPOLLIN)
+            self.go_on(connection, answer)
+
+    def go_on(self, connection: Connection, answer: Answer) -> None:
+        """Report the task that the answer brought and ask for the next."""
+        if answer.leases:
+            connection.report(answer.leases[0], want=1)
+        else:
             self.idle_answers += 1
-            connection.send(_WAIT % connection.call)
-            return
-        lease = answer.leases[0]
-        value = hashlib.sha256(b"%s/%d" % (self.plan.seed.encode(), lease.task)).hexdigest()
-        fingerprint = self.fingerprint(value).encode()
-        connection.send(_BODY % (connection.call, lease.replica, fingerprint, value.encode()))
+            connection.wait_for_work()
 
     def run(self, seconds: float) -> list[float]:
         """Answer every answer with the next call for so long; return each call's seconds."""
         latencies = []
-        end = time.perf_counter() + seconds
         now = time.perf_counter()
+        end = now + seconds
         while now < end:
             for number, _event in self.poll.poll(end - now):
                 connection = self.connections[number]
@@ -194,25 +211,26 @@ class _Generator:
                     continue
                 now = time.perf_counter()
                 latencies.append(now - connection.sent_at)
-                for confirmation in answer.confirmed:
-                    if not confirmation.accepted:
-                        raise RuntimeError(f"the server refused a report: {confirmation.message}")
-                    self.reports += 1
-                    if self.plan.tell_every and self.reports % self.plan.tell_every == 0:
-                        sys.stdout.write(f"{self.reports}\n")
-                        sys.stdout.flush()
-                self.report(connection, answer)
+                self.count(answer)
+                self.go_on(connection, answer)
             now = time.perf_counter()
         return latencies
+
+    def count(self, answer: Answer) -> None:
+        """Count the reports that the server confirmed. Raises RuntimeError when it refused one."""
+        for confirmation in answer.confirmed:
+            if not confirmation.accepted:
+                raise RuntimeError(f"the server refused a report: {confirmation.message}")
+            self.reports += 1
+            if self.plan.tell_every and self.reports % self.plan.tell_every == 0:
+                sys.stdout.write(f"{self.reports}\n")
+                sys.stdout.flush()
 
     def finish(self) -> None:
         """Wait for the answers to what was sent, so that their reports are counted too."""
         for connection in self.connections.values():
-            connection.socket.setblocking(True)
-            answer = connection.receive()
-            while answer is None:
-                answer = connection.receive()
-            self.reports += sum(confirmation.accepted for confirmation in answer.confirmed)
+            connection.socket.settimeout(_ANSWER_SECONDS)
+            self.count(connection.answer())
             connection.socket.close()
         self.poll.close()
 

@@ -1,0 +1,73 @@
+"""`python -m benchmarks NAME`: see docs/performance.md for what each figure means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchmarks.dispatch import dispatch
+from benchmarks.growth import growth
+from benchmarks.latency import latency
+from benchmarks.overhead import overhead
+from benchmarks.report import Report
+
+_DATABASE = click.option(
+    "--database", help="Address of an empty database, or 'sqlite'; by default a PostgreSQL server of its own."
+)
+_CONNECTIONS = click.option("--connections", type=click.IntRange(1, 4_096), default=256, show_default=True)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group()
+def main() -> None:
+    """Measure the grid on this machine, against real processes."""
+
+
+@main.command("dispatch")
+@_DATABASE
+@click.option("--seconds", type=click.FloatRange(0.5, 600), default=20.0, show_default=True)
+@_CONNECTIONS
+@_JSON
+def dispatch_command(database: str | None, seconds: float, connections: int, as_json: bool) -> None:
+    """Report one task, take one, as fast as the server answers."""
+    _tell(dispatch(database=database, seconds=seconds, connections=connections), as_json)
+
+
+@main.command("growth")
+@_DATABASE
+@click.option("--seconds", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, help="Of each run.")
+@_CONNECTIONS
+@click.option("--pairs", type=click.IntRange(1, 20), default=3, show_default=True)
+@_JSON
+def growth_command(database: str | None, seconds: float, connections: int, pairs: int, as_json: bool) -> None:
+    """The same with 1,000 and with 100,000 open tasks."""
+    _tell(growth(database=database, seconds=seconds, connections=connections, pairs=pairs), as_json)
+
+
+@main.command("latency")
+@_DATABASE
+@click.option("--jobs", type=click.IntRange(1, 1_000), default=30, show_default=True)
+@_JSON
+def latency_command(database: str | None, jobs: int, as_json: bool) -> None:
+    """From posting a job to the lease in the hands of a volunteer that waits."""
+    _tell(latency(database=database, jobs=jobs), as_json)
+
+
+@main.command("overhead")
+@click.option("--pairs", type=click.IntRange(1, 20), default=3, show_default=True)
+@click.option("--frames", type=click.IntRange(2, 250), default=16, show_default=True)
+@click.option("--frame-seconds", type=click.FloatRange(0.5, 60), default=4.0, show_default=True)
+@click.option("--scene", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A .blend file.")
+@_JSON
+def overhead_command(pairs: int, frames: int, frame_seconds: float, scene: Path | None, as_json: bool) -> None:
+    """An animation through the grid against one plain Blender process."""
+    _tell(overhead(scene=scene, frames=frames, frame_seconds=frame_seconds, pairs=pairs), as_json)
+
+
+def _tell(report: Report, as_json: bool) -> None:
+    click.echo(report.text(as_json=as_json))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

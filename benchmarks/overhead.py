@@ -1,0 +1,133 @@
+"""What the grid costs an animation: one volunteer, one replica, against one plain Blender process."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from xwgrid_server import accounts
+
+from benchmarks.report import Report, machine, versions
+from tests.grid import RUNTIMES, Grid
+from xwgrid.requester.settings import save_credentials
+
+ROOT = Path(__file__).parents[1]
+SCENE = ROOT / "examples" / "orbit.blend"
+WIDTH, HEIGHT = 320, 180
+# Two short renders whose difference is the cost of samples alone.
+_FEW, _MORE = 16, 80
+_READY_SECONDS = 120.0
+
+
+def overhead(*, scene: Path | None, frames: int, frame_seconds: float, pairs: int) -> Report:
+    """Render the same frames by one and the other in turn, `pairs` times, at samples that make a frame last so long.
+
+    Raises RuntimeError when one of them fails or a frame is missing.
+    """
+    chosen = (scene or SCENE).resolve()
+    with tempfile.TemporaryDirectory(prefix="xwgrid-benchmark-") as name:
+        folder = Path(name)
+        few, more = (_plain(chosen, folder / f"calibration-{n}", 1, n) for n in (_FEW, _MORE))
+        samples = max(1, round(frame_seconds * (_MORE - _FEW) / (more - few)))
+        plain: list[float] = []
+        through: list[float] = []
+        for pair in range(pairs):
+            out = folder / f"plain-{pair}"
+            plain.append(_plain(chosen, out, frames, samples))
+            _require(out, frames)
+            # Each time a volunteer that has not seen the job: the scene's way to it counts.
+            with Grid(folder / f"grid-{pair}") as grid:
+                through.append(_through(grid, chosen, frames, samples))
+    ratios = [ours / theirs for ours, theirs in zip(through, plain, strict=True)]
+    return Report(
+        benchmark="overhead",
+        machine=machine(),
+        versions=versions(Blender=_blender_version()),
+        settings={
+            "scene": chosen.name,
+            "frames": frames,
+            "samples": samples,
+            "resolution": f"{WIDTH}x{HEIGHT}",
+            "volunteers": 1,
+            "replicas": 1,
+            "pairs": pairs,
+        },
+        figures={
+            "ratio_median": statistics.median(ratios),
+            "ratios": ratios,
+            "plain_seconds": plain,
+            "grid_seconds": through,
+            "plain_frame_seconds": statistics.median(plain) / frames,
+        },
+    )
+
+
+def _plain(scene: Path, out: Path, frames: int, samples: int) -> float:
+    """Render frames 1 to `frames` by one process; return its wall time."""
+    out.mkdir(parents=True)
+    script = Path(__file__).with_name("plain_render.py")
+    numbers = [str(number) for number in (1, frames, samples, WIDTH, HEIGHT)]
+    begun = time.perf_counter()
+    ended = subprocess.run(
+        [*_python(), str(script), str(scene), str(out), *numbers], capture_output=True, text=True, check=False
+    )
+    elapsed = time.perf_counter() - begun
+    if ended.returncode != 0:
+        raise RuntimeError(f"the plain render ended with {ended.returncode}: {ended.stderr[-2_000:]}")
+    return elapsed
+
+
+def _through(grid: Grid, scene: Path, frames: int, samples: int) -> float:
+    """Hand the animation in and wait for it; return the time from the command's start to the last frame on disk."""
+    grid.add_user("owner")
+    grid.add_user("requester")
+    volunteer = grid.add_volunteer("volunteer", "owner")
+    volunteer.start()
+    _until_ready(grid)
+    credentials = grid.folder / "credentials"
+    save_credentials(credentials, grid.credentials("requester"))
+    settings = grid.folder / "requester.toml"
+    settings.write_text(f"credentials = {json.dumps(str(credentials))}\n")
+    out = grid.folder / "out"
+    options = ["--frames", f"1-{frames}", "--samples", str(samples), "--resolution", f"{WIDTH}x{HEIGHT}"]
+    options += ["--replicas", "1", "--quorum", "1", "--seed", "0", "--out", str(out)]
+    begun = time.time()
+    grid.run("xwgrid", "--settings", str(settings), "submit", str(scene), *options)
+    _require(out / "frames", frames)
+    # The contact sheet and the film come after the last frame.
+    return max(file.stat().st_mtime for file in (out / "frames").glob("*.png")) - begun
+
+
+def _until_ready(grid: Grid) -> None:
+    """Return when the volunteer has told the server that it has Blender: a daemon that runs all day has."""
+    end = time.monotonic() + _READY_SECONDS
+    while not any(
+        program.runtime == "blender"
+        for host in accounts.list_hosts(grid.engine)
+        if host.facts is not None
+        for program in host.facts.programs
+    ):
+        if time.monotonic() > end:
+            raise RuntimeError(f"the volunteer does not offer Blender: {grid.volunteers['volunteer'].output()}")
+        time.sleep(0.1)
+
+
+def _require(folder: Path, frames: int) -> None:
+    present = len(list(folder.glob("*.png")))
+    if present != frames:
+        raise RuntimeError(f"{folder} holds {present} frames instead of {frames}")
+
+
+def _python() -> list[str]:
+    found = sorted(RUNTIMES.glob("blender-bpy-*/bin/python"))
+    if not found:
+        raise RuntimeError("there is no Blender runtime: run `make .venv/blender`")
+    return [str(found[-1])]
+
+
+def _blender_version() -> str:
+    return Path(_python()[0]).parents[1].name.removeprefix("blender-bpy-")

@@ -1,0 +1,150 @@
+"""A grid to be measured: the database, the server, and volunteers that are only certificates."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec import Struct
+from sqlalchemy import make_url
+from xwgrid_server import accounts
+
+from benchmarks.load import Load, Plan, Volunteer
+from tests.grid import Grid
+from tests.postgresql import PostgreSQL
+from xwgrid.model import Count, DigestWork, JobId, JobRequest
+from xwgrid.requester.client import GridClient
+from xwgrid.wire import EnrolRequest
+
+ROOT = Path(__file__).parents[1]
+REQUESTER = "requester"
+
+
+class Rig(Struct, frozen=True):
+    """A running grid, its requester, and the processes whose work is measured."""
+
+    grid: Grid
+    client: GridClient
+    database: str  # "postgresql" or "sqlite"
+    versions: dict[str, str]
+    processes: dict[str, int]
+
+    def submit(self, tasks: int, seed: str) -> JobId:
+        """Hand in a job of digest tasks, one replica each; return when it is open."""
+        work = DigestWork(seed=seed, rounds=1)
+        request = JobRequest(name="benchmark", work=work, split=Count(count=tasks), replicas=1, quorum=1)
+        return self.client.submit(request).id
+
+    def volunteers(self, count: int) -> tuple[Volunteer, ...]:
+        """Enrol machines, each of an owner of its own: keys and certificates, without daemons."""
+        folder = self.grid.folder / "volunteers"
+        folder.mkdir()
+        made = []
+        for number in range(count):
+            user = f"owner-{number}"
+            self.grid.add_user(user)
+            key = ec.generate_private_key(ec.SECP256R1())
+            request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+            asked = EnrolRequest(
+                token=self.grid.token("enrol", user),
+                csr_pem=request.public_bytes(serialization.Encoding.PEM).decode(),
+                name=f"volunteer-{number}",
+            )
+            enrolled = accounts.enrol(self.grid.engine, asked, self.grid.authority, time.time())
+            key_file, certificate_file = folder / f"{number}.key", folder / f"{number}.pem"
+            key_file.write_bytes(
+                key.private_bytes(
+                    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+                )
+            )
+            certificate_file.write_text(enrolled.certificate_pem)
+            made.append(Volunteer(certificate=str(certificate_file), key=str(key_file)))
+        return tuple(made)
+
+    def plan(self, volunteers: tuple[Volunteer, ...], *, seed: str, seconds: float, warm_up_seconds: float,
+             tell_every: int = 0) -> Plan:  # fmt: skip
+        """Return a load of these volunteers against this grid."""
+        ca = self.grid.folder / "ca.pem"
+        ca.write_text(self.grid.authority.pem)
+        address = self.grid.settings.volunteer_address
+        return Plan(
+            host=address.host,
+            port=address.port,
+            ca=str(ca),
+            volunteers=volunteers,
+            seed=seed,
+            warm_up_seconds=warm_up_seconds,
+            seconds=seconds,
+            tell_every=tell_every,
+            processes=self.processes,
+        )
+
+
+@contextlib.contextmanager
+def rig(database: str | None) -> Iterator[Rig]:
+    """Start a grid on `database`: the address of an empty one, "sqlite" for a file, None for a new PostgreSQL server.
+
+    The share of a database's processor time is known where it was started here.
+    """
+    with contextlib.ExitStack() as stack:
+        processes: dict[str, int] = {}
+        versions: dict[str, str] = {}
+        address: str | None
+        if database is None:
+            server = stack.enter_context(PostgreSQL())
+            processes["database"] = server.process_id
+            versions["PostgreSQL"] = server.version
+            address, kind = server.url(server.create()), "postgresql"
+        elif database == "sqlite":
+            address, kind = None, "sqlite"
+        else:
+            address, kind = database, make_url(database).get_backend_name()
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xwgrid-benchmark-")))
+        grid = stack.enter_context(Grid(folder, database=address))
+        grid.add_user(REQUESTER)
+        client = stack.enter_context(grid.client(REQUESTER))
+        processes["server"] = grid.server.process_id
+        yield Rig(grid, client, kind, versions, processes)
+
+
+class Generator:
+    """The load generator as a process. Iterate over it for the numbers of reports it tells; then ask for its load."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        file = folder / "plan.json"
+        file.write_bytes(msgspec.json.encode(plan))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.load", str(file)], stdout=subprocess.PIPE, cwd=ROOT, env=os.environ
+        )
+        self._last = b""
+
+    def __iter__(self) -> Iterator[int]:
+        assert self._process.stdout is not None  # noqa: S101  # it is a pipe
+        for line in self._process.stdout:
+            self._last = line
+            if line.strip().isdigit():
+                yield int(line)
+
+    def load(self) -> Load:
+        """Wait for the end and return what was measured. Raises RuntimeError when the generator failed."""
+        for _told in self:
+            pass
+        if self._process.wait() != 0:
+            raise RuntimeError("the load generator failed, see above")
+        return msgspec.json.decode(self._last, type=Load)
+
+
+def shares(load: Load) -> dict[str, float]:
+    """Return each process's share of all the processor time that this machine had in the measured time."""
+    available = load.seconds * len(os.sched_getaffinity(0))
+    return {f"{name}_cpu_share": seconds / available for name, seconds in load.processor_seconds.items()}
