@@ -14,6 +14,8 @@ from xwgrid import signing, wire
 from xwgrid.errors import BadInput, Conflict, NotFound, WrongBytes
 from xwgrid.model import ApplicationManifest, Instant, SignedManifest
 from xwgrid.wire import ApplicationView
+from xwgrid_server import blob_rights
+from xwgrid_server.blob_files import BlobFiles
 
 
 def check_files(manifest: ApplicationManifest, files: Mapping[str, bytes]) -> None:
@@ -34,20 +36,27 @@ def check_files(manifest: ApplicationManifest, files: Mapping[str, bytes]) -> No
             raise WrongBytes(f"the file '{path}' of {what} is not the one its manifest names", path=path)
 
 
-def publish(engine: Engine, signed: SignedManifest, now: Instant) -> ApplicationView:
-    """Make a version the one that new jobs of its application take. Its files are blobs of this server already.
+def publish(
+    engine: Engine, blobs: BlobFiles, signed: SignedManifest, files: Mapping[str, bytes], now: Instant
+) -> ApplicationView:
+    """Store the files of a version, and make it the one that new jobs of its application take.
 
-    Raises BadSignature when the signature does not fit, Conflict when this version was published before: a version
-    never changes, so that jobs which pinned it stay what they are.
+    Raises BadSignature when the signature does not fit, BadInput or WrongBytes when the files are not those of the
+    manifest, Conflict when this version was published before: a version never changes, so that jobs which pinned it
+    stay what they are.
     """
     with engine.begin() as connection:
-        return insert_version(connection, signed, now)
+        return insert_version(connection, blobs, signed, files, now)
 
 
-def insert_version(connection: Connection, signed: SignedManifest, now: Instant) -> ApplicationView:
-    """As `publish`, within a transaction."""
+def insert_version(
+    connection: Connection, blobs: BlobFiles, signed: SignedManifest, files: Mapping[str, bytes], now: Instant
+) -> ApplicationView:
+    """As `publish`, within a transaction. The files stay if it fails; nobody is told of them then."""
     # Who may publish is decided by who may run the admin command; here it is only seen that the signature is whole.
     manifest = signing.verify(signed, {signed.key})
+    check_files(manifest, files)
+    blob_rights.record(connection, {blobs.add(data): len(data) for data in files.values()}, now)
     row = {
         "application": manifest.application,
         "version": manifest.version,

@@ -1,0 +1,172 @@
+"""`xwgrid-admin user`, `token` and `host`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from xwgrid.model import HostId, Instant, Seconds
+from xwgrid_server import accounts
+from xwgrid_server.accounts import Kind, Role, TokenView
+from xwgrid_server.admin_desk import Desk, desk_command, example, span, table, when
+
+
+@click.group()
+def user() -> None:
+    """People: who hands in jobs and owns hosts."""
+
+
+@user.command("add", epilog=example("xwgrid-admin user add ada", "xwgrid-admin user add grace --operator"))
+@click.argument("name")
+@click.option("--operator", is_flag=True, help="May see the jobs of everybody.")
+@desk_command
+def user_add(desk: Desk, name: str, operator: bool) -> None:
+    """Add the person NAME."""
+    role: Role = "operator" if operator else "requester"
+    with desk.database() as engine:
+        added = accounts.add_user(engine, name, role, time.time())
+    desk.answer(
+        added,
+        f"{name} may join now. Their token: xwgrid-admin token requester --user {name}\n"
+        f"A token for each of their machines: xwgrid-admin token enrol --user {name}",
+    )
+
+
+@user.command("list", epilog=example("xwgrid-admin user list --json"))
+@desk_command
+def user_list(desk: Desk) -> None:
+    """List everybody."""
+    with desk.database() as engine:
+        found = accounts.list_users(engine)
+    rows = [(one.id, one.name, one.role, when(one.created_at)) for one in found]
+    desk.answer(found, table(("id", "name", "role", "added"), rows, "there is nobody yet"))
+
+
+@click.group()
+def token() -> None:
+    """Tokens: what lets machines join and people hand in jobs."""
+
+
+_OF_USER = click.option("--user", "owner", required=True, help="Whose it is.")
+_NOTE = click.option("--note", default="", help="What it is for, for your own lists.")
+
+
+@token.command(
+    "enrol", epilog=example("xwgrid-admin token enrol --user ada | ssh attic xwgrid-volunteer enrol --token-file -")
+)
+@_OF_USER
+@click.option("--expires", "lifetime", default="7d", show_default=True, callback=span, help="Such as 30m, 12h, 7d.")
+@_NOTE
+@desk_command
+def token_enrol(desk: Desk, owner: str, lifetime: Seconds, note: str) -> None:
+    """Print a token that lets one machine of a user join, once. Nothing else is on standard output."""
+    _make(desk, "enrol", owner, lifetime, note)
+
+
+@token.command("requester", epilog=example("xwgrid-admin token requester --user ada > ada.token"))
+@_OF_USER
+@click.option("--expires", "lifetime", default="365d", show_default=True, callback=span, help="Such as 12h, 90d.")
+@_NOTE
+@desk_command
+def token_requester(desk: Desk, owner: str, lifetime: Seconds, note: str) -> None:
+    """Print a token with which a user hands in jobs. Nothing else is on standard output."""
+    _make(desk, "requester", owner, lifetime, note)
+
+
+def _make(desk: Desk, kind: Kind, owner: str, lifetime: Seconds, note: str) -> None:
+    now = time.time()
+    contact = desk.contact()
+    with desk.database() as engine:
+        user = accounts.user_named(engine, owner)
+        text = accounts.make_token(engine, user, kind, contact, expires_at=now + lifetime, now=now, note=note)
+    desk.answer({"token": text, "kind": kind, "user": owner, "url": contact.url, "expires_at": now + lifetime}, text)
+
+
+@token.command("list", epilog=example("xwgrid-admin token list"))
+@desk_command
+def token_list(desk: Desk) -> None:
+    """List the tokens that were handed out; their secrets are not kept."""
+    with desk.database() as engine:
+        found = accounts.list_tokens(engine)
+    now = time.time()
+    rows = [(one.id, one.kind, one.user, _standing(one, now), when(one.expires_at), one.note) for one in found]
+    desk.answer(found, table(("id", "kind", "user", "standing", "expires", "note"), rows, "no token was made yet"))
+
+
+def _standing(view: TokenView, now: Instant) -> str:
+    if view.revoked_at is not None:
+        return "revoked"
+    if view.used_at is not None:
+        return "used"
+    return "expired" if view.expires_at <= now else "good"
+
+
+@token.command("revoke", epilog=example("xwgrid-admin token revoke 3"))
+@click.argument("number", type=int)
+@desk_command
+def token_revoke(desk: Desk, number: int) -> None:
+    """End the token NUMBER of the list now."""
+    with desk.database() as engine:
+        accounts.revoke_token(engine, number, time.time())
+    desk.answer({"revoked": number}, f"token {number} is good for nothing any more")
+
+
+@click.group()
+def host() -> None:
+    """Volunteers' machines."""
+
+
+@host.command("list", epilog=example("xwgrid-admin host list"))
+@desk_command
+def host_list(desk: Desk) -> None:
+    """List the machines that joined."""
+    with desk.database() as engine:
+        found = accounts.list_hosts(engine)
+    rows = [
+        (
+            one.id,
+            one.name,
+            one.owner,
+            one.state,
+            one.leases,
+            when(one.last_seen_at) or "never",
+            one.facts.system if one.facts else None,
+            one.facts.cores if one.facts else None,
+            len(one.facts.gpus) if one.facts else None,
+        )
+        for one in found
+    ]
+    headings = ("id", "name", "owner", "state", "leases", "seen", "system", "cores", "gpus")
+    desk.answer(found, table(headings, rows, "no machine joined yet: xwgrid-admin token enrol --user NAME"))
+
+
+@host.command("ban", epilog=example("xwgrid-admin host ban 4 --reason 'sends wrong frames'"))
+@click.argument("number", type=int)
+@click.option("--reason", default="", help="Told to the machine's owner.")
+@desk_command
+def host_ban(desk: Desk, number: int, reason: str) -> None:
+    """Refuse every call of the host NUMBER; what it works on goes to others when its leases run out."""
+    with desk.database() as engine:
+        accounts.ban_host(engine, HostId(number), reason)
+    desk.answer({"host": number, "state": "banned"}, f"host {number} is banned")
+
+
+@host.command("unban", epilog=example("xwgrid-admin host unban 4"))
+@click.argument("number", type=int)
+@desk_command
+def host_unban(desk: Desk, number: int) -> None:
+    """Let the host NUMBER work again."""
+    with desk.database() as engine:
+        accounts.unban_host(engine, HostId(number))
+    desk.answer({"host": number, "state": "active"}, f"host {number} may work again")
+
+
+@host.command("revoke", epilog=example("xwgrid-admin host revoke 4"))
+@click.argument("number", type=int)
+@desk_command
+def host_revoke(desk: Desk, number: int) -> None:
+    """End the certificates of the host NUMBER for good: its key was stolen, or the machine sold."""
+    with desk.database() as engine:
+        count = accounts.revoke_certificates(engine, HostId(number), time.time())
+    desk.answer({"host": number, "revoked": count}, f"{count} certificates of host {number} are revoked for good")
