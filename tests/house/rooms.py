@@ -7,8 +7,6 @@ import configparser
 from collections.abc import Iterator
 from pathlib import Path
 
-from xwgrid.applications.manifests import built_in
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -65,9 +63,8 @@ def imports(name: str, path: Path) -> set[str]:
 
 
 def drivers() -> set[str]:
-    """Return the modules that run inside a renderer's own Python, sent there file by file."""
-    sent = {path for _manifest, files in built_in() for path in files if not path.endswith("__init__.py")}
-    return {path.removesuffix(".py").replace("/", ".") for path in sent}
+    """Return the modules that run inside a renderer's own Python."""
+    return {name for name in modules() if within(name, "xwgrid.applications.drivers")}
 
 
 def within(name: str, package: str) -> bool:

@@ -8,6 +8,7 @@ import tomllib
 import pytest
 
 from tests.house.rooms import ROOT, drivers, imports, modules, rooms, within
+from xwgrid.applications.manifests import built_in
 
 # Whom each room may import from among the rooms.
 ALLOWED = {
@@ -77,14 +78,14 @@ def test_deciding_modules_are_pure() -> None:
 
 
 def test_drivers_need_nothing_installed() -> None:
-    """A driver imports the standard library, Blender's own modules and the files that are sent with it."""
-    assert drivers() <= set(modules())
+    """A driver imports the standard library, Blender's own modules and other drivers, which are sent with it."""
+    sent = {path.removesuffix(".py").replace("/", ".") for _manifest, files in built_in() for path in files}
+    assert {name for name in sent if not name.endswith("__init__")} <= drivers()
     found = [
         f"{name} imports {wanted}"
         for name in drivers()
         for wanted in imports(name, modules()[name])
         if wanted.partition(".")[0] not in (*sys.stdlib_module_names, *BLENDER)
-        and wanted != "xwgrid.applications"
         and not any(within(wanted, driver) for driver in drivers())
     ]
     assert found == []
