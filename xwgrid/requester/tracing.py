@@ -15,6 +15,7 @@ from blender_asset_tracer.trace.result import BlockUsage
 from msgspec import Struct
 
 from xwgrid.errors import BadInput
+from xwgrid.requester.inspection import Reference
 
 # What a .blend may begin with: plain, gzip (until 2.9), Zstandard (since 3.0; with or without a skippable frame).
 _BEGINNINGS = (b"BLENDER", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
@@ -41,13 +42,14 @@ def check_is_blend(scene: Path) -> None:
 
 
 @contextlib.contextmanager
-def traced(scene: Path, besides: Collection[Path] = ()) -> Iterator[Tree]:
+def traced(scene: Path, besides: Collection[Reference] = ()) -> Iterator[Tree]:
     """Yield the tree of everything `scene` refers to, libraries and what is linked from them included.
 
-    `besides` are more files it uses, found by Blender itself. References relative to their .blend keep their places
-    below the common folder of all files, and nothing is copied. When a reference is absolute, or leads to the root of
-    the disk, the .blend files concerned are rewritten into a temporary folder that lives as long as this context.
-    Raises BadInput when the file is damaged, or when one of `besides` can only be reached by an absolute path.
+    `besides` is what Blender itself says it uses, some of which the asset tracer does not know. References relative to
+    their .blend keep their places below the common folder of all files, and nothing is copied. When a reference is
+    absolute, or leads to the root of the disk, the .blend files concerned are rewritten into a temporary folder that
+    lives as long as this context.
+    Raises BadInput when the file is damaged, or when something can only be reached by an absolute path.
     """
     scene = bpathlib.make_absolute(scene)
     check_is_blend(scene)
@@ -57,14 +59,15 @@ def traced(scene: Path, besides: Collection[Path] = ()) -> Iterator[Tree]:
             saved_by = _check_whole(scene)
             usages = list(trace.deps(scene))
         found, missing = _files_of(usages)
+        known = {path.resolve() for _usage, paths in found for path in paths}
+        more = _unknown(besides, known | {scene})
         near = [scene, *(path for usage, paths in found for path in paths if usage.asset_path.is_blendfile_relative())]
         rewrite = any(not usage.asset_path.is_blendfile_relative() for usage, _paths in found)
-        root = _common_folder([*near, *besides])
+        root = _common_folder([*near, *more])
         if root == Path(root.anchor):
             root, rewrite = scene.parent, True
         if not rewrite:
-            files = {path.relative_to(root).as_posix(): path for path in near}
-            files |= {path.relative_to(root).as_posix(): path for path in besides}
+            files = {path.relative_to(root).as_posix(): path for path in (*near, *more)}
             yield _tree(scene.relative_to(root).as_posix(), files, missing, saved_by)
             return
         packer = _RecordingPacker(scene, root, "/job")
@@ -73,10 +76,7 @@ def traced(scene: Path, besides: Collection[Path] = ()) -> Iterator[Tree]:
                 packer.strategise()
                 packer.execute()
             files = packer.recorded()
-            known = {path for _usage, paths in found for path in paths}
-            for path in besides:
-                if path not in known:
-                    files[_inside(path, root)] = path
+            files |= {_inside(path, root): path for path in more}
             yield _tree(scene.relative_to(root).as_posix(), files, missing, saved_by)
     finally:
         blendfile.close_all_cached()
@@ -150,14 +150,29 @@ def _common_folder(paths: Collection[Path]) -> Path:
     return Path(os.path.commonpath([path.parent for path in paths]))
 
 
+def _unknown(besides: Collection[Reference], known: Collection[Path]) -> list[Path]:
+    """Return the files the asset tracer did not find. It cannot move them either, so they must be relative."""
+    found: list[Path] = []
+    for reference in besides:
+        paths = [Path(file) for file in reference.files if Path(file).resolve() not in known]
+        if paths and not reference.reference.startswith("//"):
+            raise _unmovable(Path(reference.path), f"is the {reference.kind} '{reference.name}'")
+        found.extend(paths)
+    return found
+
+
 def _inside(path: Path, root: Path) -> str:
     if not path.is_relative_to(root):
-        raise BadInput(
-            f"the scene uses {path}, which lies outside {root} and cannot be reached by a relative path: "
-            "in Blender choose File > External Data > Make Paths Relative, or pack it, then save",
-            file=str(path),
-        )
+        raise _unmovable(path, f"lies outside {root}")
     return path.relative_to(root).as_posix()
+
+
+def _unmovable(path: Path, what: str) -> BadInput:
+    return BadInput(
+        f"the scene uses {path}, which {what} and is referred to in a way that cannot be followed on another machine: "
+        "in Blender choose File > External Data > Make Paths Relative, or pack it, then save",
+        file=str(path),
+    )
 
 
 def _tree(scene_file: str, files: dict[str, Path], missing: set[Path], saved_by: str) -> Tree:

@@ -1,0 +1,174 @@
+"""What a requester asks for on the command line, and what becomes of it for a given scene."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from msgspec import Struct
+
+from xwgrid.applications.blender import DEPTHS
+from xwgrid.errors import BadInput
+from xwgrid.model import BlenderWork, Frames
+from xwgrid.requester.inspection import FileFacts, SceneFacts
+from xwgrid.splitting import parse_frames
+
+MAX_SIDE = 65_536
+_SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
+_PERCENTAGE = re.compile(r"([0-9]{1,5})%")
+
+FileFormat = Literal["PNG", "JPEG", "OPEN_EXR"]
+Engine = Literal["CYCLES", "EEVEE", "WORKBENCH"]
+Depth = Literal["8", "16", "32"]
+
+_FORMATS: dict[str, FileFormat] = {"PNG": "PNG", "JPEG": "JPEG", "OPEN_EXR": "OPEN_EXR"}
+_SCENE_DEPTHS: dict[str, Depth] = {"8": "8", "16": "16", "32": "32"}
+ENGINES: dict[str, Engine] = {
+    "CYCLES": "CYCLES",
+    "BLENDER_EEVEE": "EEVEE",
+    "BLENDER_EEVEE_NEXT": "EEVEE",
+    "BLENDER_WORKBENCH": "WORKBENCH",
+}
+_NO_BLENDER = "without Blender on this machine"
+
+
+class Wishes(Struct, frozen=True, kw_only=True):
+    """What the requester asks for, in the words of `xwgrid submit`; None leaves it to the scene."""
+
+    frames: str | None = None
+    samples: int | None = None
+    resolution: str | None = None
+    replicas: int = 2
+    quorum: int = 2
+    file_format: FileFormat | None = None
+    engine: Engine | None = None
+    seed: int = 0
+    denoise: bool | None = None
+    renderer: str | None = None  # version to pin; None: the one that looked into the scene; "any": none
+    name: str | None = None
+    private: bool = False
+    priority: int = 0
+    allow_missing: bool = False
+
+
+def check_wishes(wishes: Wishes) -> None:
+    """Refuse what is wrong whatever the scene is, before time is spent on it. Raises BadInput or TooLarge."""
+    if wishes.frames is not None:
+        parse_frames(wishes.frames)
+    if wishes.resolution is not None:
+        parse_resolution(wishes.resolution)
+    for name, value, low, high in (
+        ("samples", wishes.samples, 1, 1 << 20),
+        ("replicas", wishes.replicas, 1, 16),
+        ("quorum", wishes.quorum, 1, 16),
+        ("seed", wishes.seed, 0, (1 << 31) - 1),
+        ("priority", wishes.priority, -100, 100),
+    ):
+        if value is not None and not low <= value <= high:
+            raise BadInput(f"--{name} {value} is out of bounds: give a number from {low} to {high}")
+    if wishes.replicas < wishes.quorum:
+        raise BadInput(
+            f"{wishes.replicas} replicas can never give the {wishes.quorum} equal results asked for: "
+            f"raise --replicas to {wishes.quorum}, or lower --quorum"
+        )
+    if wishes.name is not None and not 1 <= len(wishes.name) <= 200:
+        raise BadInput("a job's name has 1 to 200 characters: give another with --name")
+
+
+def parse_resolution(text: str) -> int | tuple[int, int]:
+    """Read "50%" as 50 and "1920x1080" as (1920, 1080). Raises BadInput for anything else."""
+    written = "".join(text.split()).lower()
+    if match := _SIZE.fullmatch(written):
+        width, height = int(match[1]), int(match[2])
+        if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+            raise BadInput(f"a picture of {written} pixels cannot be rendered: each side has 1 to {MAX_SIDE}")
+        return width, height
+    if match := _PERCENTAGE.fullmatch(written):
+        if int(match[1]) < 1:
+            raise BadInput("a resolution of 0% leaves no picture: give at least 1%", resolution=text)
+        return int(match[1])
+    raise BadInput(
+        f"'{text[:100]}' is not a resolution: write a share of the scene's own, such as 50%, or 1920x1080",
+        resolution=text[:100],
+    )
+
+
+def frames_for(wishes: Wishes, facts: FileFacts | None) -> Frames:
+    """Return the frames asked for, or the scene's. Raises BadInput when neither is known."""
+    if wishes.frames is not None:
+        return parse_frames(wishes.frames)
+    if facts is None:
+        raise BadInput(f"{_NO_BLENDER} the scene's frame range is not known: say it, such as --frames 1-250")
+    return parse_frames(f"{facts.scene.first}-{facts.scene.last}x{facts.scene.step}")
+
+
+def work_for(scene_file: str, wishes: Wishes, facts: FileFacts | None) -> BlenderWork:
+    """Return everything that changes pixels, pinned. `scene_file` is its path in the job.
+
+    Raises BadInput when the resolution is unknown, or the scene's engine is none of the grid's.
+    """
+    own = facts.scene if facts is not None else None
+    width, height = _size(wishes, own)
+    file_format = wishes.file_format or (_FORMATS.get(own.format, "PNG") if own is not None else "PNG")
+    return BlenderWork(
+        scene_file=scene_file,
+        scene=own.name if own is not None else None,
+        renderer=_renderer(wishes, facts),
+        engine=wishes.engine or (_engine(own) if own is not None else "CYCLES"),
+        samples=wishes.samples,
+        seed=wishes.seed,
+        width=width,
+        height=height,
+        denoise=wishes.denoise,
+        format=file_format,
+        color_depth=_depth(file_format, own),
+        allow_missing=wishes.allow_missing,
+        frames_per_second=own.fps if own is not None else 24.0,
+    )
+
+
+def _size(wishes: Wishes, own: SceneFacts | None) -> tuple[int, int]:
+    if wishes.resolution is None:
+        if own is None:
+            raise BadInput(
+                f"{_NO_BLENDER} the scene's resolution is not known: say it, such as --resolution 1920x1080, "
+                "or install one: xwgrid-volunteer runtime install blender"
+            )
+        return own.width, own.height
+    wanted = parse_resolution(wishes.resolution)
+    if isinstance(wanted, tuple):
+        return wanted
+    if own is None:
+        raise BadInput(
+            f"{_NO_BLENDER} {wanted}% of the scene's resolution is not known: "
+            "write it out, such as --resolution 960x540"
+        )
+    # As Blender does it: rounded down.
+    width, height = max(own.full_width * wanted // 100, 1), max(own.full_height * wanted // 100, 1)
+    if width > MAX_SIDE or height > MAX_SIDE:
+        raise BadInput(f"{wanted}% of the scene's resolution is {width}x{height}: a side has at most {MAX_SIDE} pixels")
+    return width, height
+
+
+def _depth(file_format: FileFormat, own: SceneFacts | None) -> Depth:
+    """Return the scene's own depth where the format has it, else the format's smallest."""
+    depths = DEPTHS[file_format]
+    chosen = own.color_depth if own is not None and own.color_depth in depths else depths[0]
+    return _SCENE_DEPTHS[chosen]
+
+
+def _engine(own: SceneFacts) -> Engine:
+    if own.engine not in ENGINES:
+        raise BadInput(
+            f"the scene '{own.name}' is rendered by {own.engine}, which the grid does not have: "
+            "choose --engine cycles, eevee or workbench",
+            engine=own.engine,
+        )
+    return ENGINES[own.engine]
+
+
+def _renderer(wishes: Wishes, facts: FileFacts | None) -> str | None:
+    """Return the version to pin: frames of two versions side by side would flicker."""
+    if wishes.renderer is not None:
+        return None if wishes.renderer == "any" else wishes.renderer
+    return None if facts is None else ".".join(facts.blender.split(".")[:2])
