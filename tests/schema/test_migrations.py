@@ -1,0 +1,66 @@
+"""The migrations are the only road to a schema, and they lead to the tables of the code."""
+
+from __future__ import annotations
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from xwgrid_schema.tables import metadata
+from xwgrid_server import database
+
+from xwgrid.errors import BadSettings, Conflict, Unavailable
+
+
+def test_migrated_equals_declared(database_url: str) -> None:
+    """A database brought up by the migrations has exactly the tables the code declares."""
+    engine = database.open_engine(database_url)
+    with database.reading(engine) as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_upgrading_twice_keeps_the_data(empty_database_url: str) -> None:
+    """An upgrade of a database that is up to date changes nothing in it."""
+    database.upgrade(empty_database_url)
+    engine = database.open_engine(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO users (id, name, created_at) VALUES (1, 'ada', 0)"))
+    database.upgrade(empty_database_url)
+    with database.reading(engine) as connection:
+        assert connection.execute(text("SELECT name FROM users")).scalar_one() == "ada"
+    database.check_revision(engine)
+    engine.dispose()
+
+
+def test_an_empty_database_is_refused(empty_database_url: str) -> None:
+    """A server does not start on a database without a schema, and says what to run."""
+    engine = database.open_engine(empty_database_url)
+    with pytest.raises(Conflict, match="xwgrid-admin db upgrade"):
+        database.check_revision(engine)
+    engine.dispose()
+
+
+def test_a_newer_database_is_refused(database_url: str) -> None:
+    """A database of a newer xwgrid is neither used nor upgraded."""
+    engine = database.open_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Conflict, match="newer xwgrid"):
+        database.check_revision(engine)
+    engine.dispose()
+    with pytest.raises(Conflict, match="newer xwgrid"):
+        database.upgrade(database_url)
+
+
+def test_other_databases_are_refused() -> None:
+    """An address that is no SQLite or PostgreSQL is a sentence; one that does not answer is another."""
+    with pytest.raises(BadSettings, match="mysql"):
+        database.open_engine("mysql://localhost/x")
+    with pytest.raises(BadSettings, match="not a database address"):
+        database.open_engine("nonsense")
+    engine = database.open_engine("postgresql://nobody:secret@127.0.0.1:1/x")
+    with pytest.raises(Unavailable) as refused:
+        database.check_revision(engine)
+    assert "secret" not in refused.value.message
