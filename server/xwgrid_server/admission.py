@@ -33,14 +33,19 @@ class Admission:
 
     async def admit(self, identity: HostIdentity) -> HostAccount:
         """Return the host. Raises Unauthenticated or Forbidden, as `accounts.admit`."""
+        if remembered := self.remembered(identity):
+            return remembered
         now = self._clock()
-        self._forget(now - REMEMBERED_SECONDS)
-        if remembered := self._welcome.get(identity):
-            return remembered[1]
         host = await self._run(accounts.admit, self._engine, identity)
         self._welcome.pop(identity, None)
         self._welcome[identity] = (now, host)
         return host
+
+    def remembered(self, identity: HostIdentity) -> HostAccount | None:
+        """Return the host if it was welcome a moment ago, without asking anybody."""
+        self._forget(self._clock() - REMEMBERED_SECONDS)
+        known = self._welcome.get(identity)
+        return None if known is None else known[1]
 
     def _forget(self, before: float) -> None:
         while self._welcome:
