@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 from xwgrid_server import accounts
 
 from benchmarks.report import Report, machine, versions
-from tests.grid import RUNTIMES, Grid
+from tests.grid import Grid
+from tests.rendering import python_with_blender, render_plainly
 from xwgrid.requester.settings import save_credentials
 
 ROOT = Path(__file__).parents[1]
@@ -68,17 +68,9 @@ def overhead(*, scene: Path | None, frames: int, frame_seconds: float, pairs: in
 
 def _plain(scene: Path, out: Path, frames: int, samples: int) -> float:
     """Render frames 1 to `frames` by one process; return its wall time."""
-    out.mkdir(parents=True)
-    script = Path(__file__).with_name("plain_render.py")
-    numbers = [str(number) for number in (1, frames, samples, WIDTH, HEIGHT)]
     begun = time.perf_counter()
-    ended = subprocess.run(
-        [*_python(), str(script), str(scene), str(out), *numbers], capture_output=True, text=True, check=False
-    )
-    elapsed = time.perf_counter() - begun
-    if ended.returncode != 0:
-        raise RuntimeError(f"the plain render ended with {ended.returncode}: {ended.stderr[-2_000:]}")
-    return elapsed
+    render_plainly(scene, out, frames, samples=samples, width=WIDTH, height=HEIGHT)
+    return time.perf_counter() - begun
 
 
 def _through(grid: Grid, scene: Path, frames: int, samples: int) -> float:
@@ -122,12 +114,5 @@ def _require(folder: Path, frames: int) -> None:
         raise RuntimeError(f"{folder} holds {present} frames instead of {frames}")
 
 
-def _python() -> list[str]:
-    found = sorted(RUNTIMES.glob("blender-bpy-*/bin/python"))
-    if not found:
-        raise RuntimeError("there is no Blender runtime: run `make .venv/blender`")
-    return [str(found[-1])]
-
-
 def _blender_version() -> str:
-    return Path(_python()[0]).parents[1].name.removeprefix("blender-bpy-")
+    return Path(python_with_blender()).parents[1].name.removeprefix("blender-bpy-")

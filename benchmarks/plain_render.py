@@ -25,6 +25,8 @@ def main() -> None:
     scene.cycles.use_animated_seed = False
     scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = width, height, 100
     scene.render.image_settings.file_format = "PNG"
+    # The grid keeps scene data between frames; so does what it is compared with.
+    scene.render.use_persistent_data = True
     scene.render.filepath = os.path.join(folder, "frame_####")  # noqa: PTH118  # Blender wants text
     scene.frame_start, scene.frame_end, scene.frame_step = first, last, 1
     bpy.ops.render.render(animation=True)

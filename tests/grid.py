@@ -22,7 +22,7 @@ from xwgrid.requester.settings import Credentials
 from xwgrid.tokens import parse
 
 BIN = Path(sys.executable).parent
-RUNTIMES = Path(__file__).parents[1] / ".venv-runtimes"
+RUNTIMES = Path(os.environ.get("XWGRID_RUNTIMES") or Path(__file__).parents[1] / ".venv-runtimes")
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
