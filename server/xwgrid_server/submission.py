@@ -1,0 +1,70 @@
+"""A job on its way in: checked, its inputs found, its application version pinned. Blocking."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from sqlalchemy import Connection, Engine
+
+from xwgrid import signing, wire
+from xwgrid.applications import registry
+from xwgrid.errors import BadInput, TooLarge, Unavailable
+from xwgrid.model import Digest, InputFile, Instant, JobRequest, JobSpec, UserId
+from xwgrid.splitting import task_count
+from xwgrid_server import application_versions
+from xwgrid_server.blob_files import BlobFiles
+from xwgrid_server.blob_rights import grant, sizes, still_missing, user_may_read
+from xwgrid_server.database import reading
+
+
+class Prepared(Struct, frozen=True, kw_only=True):
+    """What the dispatcher needs beside the request."""
+
+    spec: Digest  # the blob that holds the JobSpec
+    blobs: frozenset[Digest]  # what a host with a lease of the job may read
+
+
+def prepare(
+    engine: Engine, files: BlobFiles, owner: UserId, request: JobRequest, *, max_tasks: int, now: Instant
+) -> Prepared:
+    """Check a job and store its specification.
+
+    Raises BadInput or TooLarge for a job that cannot be done or whose inputs have not been sent; NotFound when its
+    application is not published; Unavailable when files of the published version are not on this server.
+    """
+    registry.check(request)
+    if (count := task_count(request.split)) > max_tasks:
+        raise TooLarge(f"the job has {count} tasks, this server takes {max_tasks}: split it", limit=max_tasks)
+    signed = application_versions.newest(engine, registry.application_of(request).name)
+    program = signing.verify(signed, {signed.key}).files
+    with reading(engine) as connection:
+        _check_inputs(connection, owner, request.inputs)
+        here = sizes(connection, [file.sha256 for file in program])
+    if absent := [file.path for file in program if file.sha256 not in here]:
+        raise Unavailable(f"files of the application are not on this server ({absent[0]}): tell the operator")
+    document = wire.encode(JobSpec(request=request, application=signed))
+    spec = files.add(document)
+    with engine.begin() as connection:
+        grant(connection, owner, {spec: len(document)}, now)
+    named = (file.sha256 for file in (*request.inputs, *program))
+    return Prepared(spec=spec, blobs=frozenset({spec, *named}))
+
+
+def _check_inputs(connection: Connection, owner: UserId, inputs: tuple[InputFile, ...]) -> None:
+    digests = list(dict.fromkeys(file.sha256 for file in inputs))
+    # A result of the owner's earlier job may be an input as well.
+    lacking = {each for each in still_missing(connection, owner, digests) if not user_may_read(connection, owner, each)}
+    if lacking:
+        paths = [file.path for file in inputs if file.sha256 in lacking]
+        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        raise BadInput(
+            f"{len(paths)} of the job's files have not been sent: {', '.join(paths[:5])}{more}. "
+            "PUT them to /v1/blobs/SHA256 first",
+            missing=paths[:100],
+        )
+    here = sizes(connection, digests)
+    for file in inputs:
+        if here.get(file.sha256) != file.size:
+            raise BadInput(
+                f"the input '{file.path}' is said to have {file.size} bytes and has {here.get(file.sha256)}",
+                path=file.path,
+            )
