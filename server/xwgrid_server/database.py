@@ -64,9 +64,17 @@ def _begin_sqlite(connection: Connection) -> None:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that only reads: on SQLite it neither waits for the writer nor makes it wait."""
-    with engine.connect() as connection, connection.execution_options(read_only=True).begin():
-        yield connection
+    """Open a connection that only reads.
+
+    On SQLite this is one transaction, which neither waits for the writer nor makes it wait. On PostgreSQL every
+    statement sees what is committed, in a transaction of its own: that spares two messages a time.
+    """
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        else:
+            with connection.execution_options(read_only=True).begin():
+                yield connection
 
 
 def upgrade(url: str) -> None:
