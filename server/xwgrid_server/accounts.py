@@ -22,6 +22,7 @@ from xwgrid.tokens import Token, stored_digest
 from xwgrid.wire import EnrolRequest, HostView
 from xwgrid_server import authority as authorities
 from xwgrid_server.authority import HostIdentity
+from xwgrid_server.database import reading
 
 Kind = Literal["enrol", "requester"]
 Role = Literal["requester", "operator"]
@@ -98,13 +99,13 @@ def insert_user(connection: Connection, name: str, role: Role, now: Instant) -> 
 
 def list_users(engine: Engine) -> tuple[User, ...]:
     """Return everybody, in the order they were added."""
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return tuple(User(**row) for row in connection.execute(select(users).order_by(users.c.id)).mappings())
 
 
 def user_named(engine: Engine, name: str) -> User:
     """Return the person of that name. Raises NotFound."""
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         row = connection.execute(select(users).where(users.c.name == name)).mappings().first()
     if row is None:
         raise NotFound(f"there is no user '{name}': xwgrid-admin user list shows them all", user=name)
@@ -159,7 +160,7 @@ def authenticate(engine: Engine, text: str, now: Instant) -> User:
         .join_from(tokens, users)
         .where(tokens.c.digest == stored_digest(text), tokens.c.kind == "requester")
     )
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         row = connection.execute(statement).mappings().first()
     if row is None:
         raise Unauthenticated("this token is not known here: ask the operator for one, and log in with it")
@@ -174,7 +175,7 @@ def list_tokens(engine: Engine) -> tuple[TokenView, ...]:
     """Return all tokens, the oldest first."""
     columns = [column for column in tokens.c if column.name not in {"user_id", "digest"}]
     statement = select(*columns, users.c.name.label("user")).join_from(tokens, users).order_by(tokens.c.id)
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return tuple(TokenView(**row) for row in connection.execute(statement).mappings())
 
 
@@ -241,7 +242,7 @@ def admit(engine: Engine, identity: HostIdentity) -> HostAccount:
         .join_from(certificates, hosts)
         .where(certificates.c.serial == identity.serial, hosts.c.id == identity.host)
     )
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         row = connection.execute(statement).first()
     if row is None:
         raise Unauthenticated("this host's certificate is not known here: enrol it again")
@@ -266,7 +267,7 @@ def list_hosts(engine: Engine) -> tuple[HostView, ...]:
         .outerjoin(held, held.c.host_id == hosts.c.id)
         .order_by(hosts.c.id)
     )
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         rows = connection.execute(statement).all()
     return tuple(
         HostView(
@@ -314,5 +315,5 @@ def is_revoked(engine: Engine, serial: str) -> bool:
     statement = select(certificates.c.serial).where(
         certificates.c.serial == serial, certificates.c.revoked_at.is_(None)
     )
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         return connection.execute(statement).first() is None

@@ -16,6 +16,7 @@ from xwgrid.model import ApplicationManifest, Instant, SignedManifest
 from xwgrid.wire import ApplicationView
 from xwgrid_server import blob_rights
 from xwgrid_server.blob_files import BlobFiles
+from xwgrid_server.database import reading
 
 
 def check_files(manifest: ApplicationManifest, files: Mapping[str, bytes]) -> None:
@@ -85,7 +86,7 @@ def newest(engine: Engine, application: str) -> SignedManifest:
         .order_by(applications.c.published_at.desc(), applications.c.id.desc())
         .limit(1)
     )
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         text = connection.execute(statement).scalar_one_or_none()
     if text is None:
         raise NotFound(
@@ -103,7 +104,7 @@ def list_versions(engine: Engine) -> tuple[ApplicationView, ...]:
         .where(applications.c.revoked_at.is_(None))
         .order_by(applications.c.application, applications.c.published_at.desc(), applications.c.id.desc())
     )
-    with engine.connect() as connection:
+    with reading(engine) as connection:
         rows = connection.execute(statement).all()
     return tuple(_view(wire.decode(row.signed, SignedManifest), row.published_at) for row in rows)
 

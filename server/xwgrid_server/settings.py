@@ -36,8 +36,8 @@ class ReaderLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     # A frame of 4K takes about 0.3 s to decode: one process reads three results a second.
     processes: Annotated[int, Meta(ge=1, le=64)] = 2
-    # A 16K float picture with four channels is 2.1 GB decoded; more than that is a picture bomb.
-    memory_bytes: Annotated[int, Meta(ge=64 << 20)] = 3 << 30
+    # The largest picture the grid takes is 2 GiB decoded, and its file lies beside it.
+    memory_bytes: Annotated[int, Meta(ge=64 << 20)] = 4 << 30
     seconds: Annotated[float, Meta(gt=0)] = 60.0  # for one result; a big EXR on a busy disk takes ten
 
 
