@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xwgrid.lifecycle import IN_THE_BOX, REPLICA_MOVES, TASK_MOVES, ReplicaEvent, TaskEvent, move
 from xwgrid.model import Cause, HostId, Instant, JobId, ReplicaId, ReplicaState, TaskState
 from xwgrid.scheduling import JobCard, ReadyIndex, ReadyTask
 from xwgrid.voting import Agreed, Attempt, Hopeless, Undecided, decide, late_ballot_agrees
+from xwgrid_server.calls import ReadOrder
 from xwgrid_server.store import (
     Changes,
     Claim,
@@ -22,9 +23,6 @@ from xwgrid_server.store import (
     TaskKey,
     TaskRow,
 )
-
-if TYPE_CHECKING:
-    from xwgrid_server.coordinator import ReadOrder
 
 
 class Batch:

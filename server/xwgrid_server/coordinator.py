@@ -7,13 +7,11 @@ committed before the answer is returned.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
-from msgspec import Struct
 
 from xwgrid.applications.registry import application_of
-from xwgrid.errors import Conflict, Forbidden, GridError, NotFound, UnreadableResult
+from xwgrid.errors import Conflict, Forbidden, GridError, NotFound
 from xwgrid.lifecycle import ReplicaEvent
 from xwgrid.model import (
     BlenderWork,
@@ -34,9 +32,11 @@ from xwgrid.model import (
 )
 from xwgrid.scheduling import Choice, HostCard, JobCard, ReadyIndex
 from xwgrid.splitting import arguments, task_count
-from xwgrid.wire import Confirmation, EndedLease, Failed, Finished, HandedBack, Lease, Report, WorkAnswer, WorkRequest
+from xwgrid.wire import Confirmation, EndedLease, Lease, WorkAnswer, WorkRequest
 from xwgrid_server.batch import Batch
+from xwgrid_server.calls import Call, Effects, Entered, LeaseTerms, Reading, ReadOrder, Served
 from xwgrid_server.census import Census
+from xwgrid_server.reporting import take_reading, take_report, why_ended
 from xwgrid_server.store import CallFacts, Claim, HostChange, HostRow, NewJob, Renewal, ReplicaRow, Store
 
 # Leases a host may hold at once: enough for a large machine that fetches ahead, too few to starve everyone else.
@@ -48,65 +48,6 @@ SLAB = 10_000
 # Heartbeats the server wants to answer a second at most; with more hosts it asks each to call less often.
 HEARTBEATS_A_SECOND = 300
 LONGEST_HEARTBEAT: Seconds = 600.0
-
-_HOSTS_OWN_CAUSES = frozenset(
-    {Cause.EXITED, Cause.CRASHED, Cause.TIMED_OUT, Cause.BAD_RESULT, Cause.STAGING, Cause.REFUSED}
-)
-
-
-class LeaseTerms(Struct, frozen=True, kw_only=True):
-    """How long leases last."""
-
-    heartbeat_seconds: Seconds = 30.0
-    # Three lost heartbeats: a laptop that changes networks is back within two.
-    heartbeats_per_lease: float = 3.0
-
-
-class Call(NamedTuple):
-    """A work call as it arrived. `news` is False when a held call is looked at again: then it only takes."""
-
-    host: HostId
-    request: WorkRequest
-    news: bool = True
-
-
-class Reading(NamedTuple):
-    """What a reader process made of a replica's result."""
-
-    replica: ReplicaId
-    fingerprint: Digest | UnreadableResult
-
-
-class ReadOrder(NamedTuple):
-    """A result that must be read before it counts."""
-
-    replica: ReplicaId
-    request: JobRequest
-    task: TaskNumber
-    files: tuple[ResultFile, ...]
-
-
-class Effects(NamedTuple):
-    """What is to be done after the commit."""
-
-    to_read: tuple[ReadOrder, ...] = ()
-    changed: frozenset[tuple[JobId, TaskNumber]] = frozenset()
-    ended: tuple[JobId, ...] = ()
-    wanted: int = 0  # replicas that became wanted: as many waiting hosts are worth waking
-
-
-class Entered(NamedTuple):
-    """How far the entering of a job's tasks is; with `left` 0 the job is open and wants `replicas`."""
-
-    left: int
-    replicas: int
-
-
-class Served(NamedTuple):
-    """The answers to a batch of calls, in their order, and what follows from it."""
-
-    answers: list[WorkAnswer | GridError]
-    effects: Effects
 
 
 class Coordinator:
@@ -147,7 +88,7 @@ class Coordinator:
         facts = self._store.load({call.host for call in calls}, _named(calls) | {r.replica for r in readings})
         batch = Batch(self._store, self._index, self._card, facts.replicas, now)
         for reading in readings:
-            self._read(batch, reading)
+            take_reading(batch, reading)
         answers: list[_Answer | GridError] = []
         for call in calls:
             host = facts.hosts.get(call.host)
@@ -200,14 +141,18 @@ class Coordinator:
         reported = set()
         for report in request.reports:
             reported.add(report.replica)
-            answer.confirmed.append(self._report(batch, facts, host, report))
+            uploaded = facts.uploaded.get(report.replica, frozenset())
+            confirmation = take_report(batch, self._card, host.host, report, uploaded)
+            if confirmation.accepted:
+                self.progress.pop(report.replica, None)
+            answer.confirmed.append(confirmation)
         held = {each.replica: each for each in request.held}
         for replica, each in held.items():
             row = batch.row(replica)
             if replica in reported:
                 continue
             if row is None or row.attempt.host != host.host or row.attempt.state is not ReplicaState.LEASED:
-                answer.ended.append(EndedLease(replica=replica, message=_why_ended(row, host)))
+                answer.ended.append(EndedLease(replica=replica, message=why_ended(row, host.host)))
                 continue
             if each.done is not None:
                 self.progress[replica] = each.done
@@ -236,85 +181,6 @@ class Coordinator:
             batch.renewals[replica] = Renewal(
                 id=replica, next_transition=batch.now + self.lease_seconds, acknowledged_call=call
             )
-
-    def _report(self, batch: Batch, facts: CallFacts, host: HostRow, report: Report) -> Confirmation:
-        replica = report.replica
-        row = batch.row(replica)
-        if row is None or row.attempt.host != host.host:
-            message = f"replica {replica} was never leased to this host"
-            return Confirmation(replica=replica, accepted=False, message=message)
-        if row.attempt.state is not ReplicaState.LEASED:
-            known = isinstance(report.outcome, Finished) and row.attempt.state in _HAD
-            return Confirmation(replica=replica, accepted=known, message="" if known else _why_ended(row, host))
-        self.progress.pop(replica, None)
-        match report.outcome:
-            case Finished() as finished:
-                return self._finished(batch, row, finished, facts.uploaded.get(replica, frozenset()))
-            case Failed() as failed:
-                batch.end(
-                    row,
-                    ReplicaEvent.FAILURE_REPORTED,
-                    cause=failed.cause if failed.cause in _HOSTS_OWN_CAUSES else Cause.EXITED,
-                    message=failed.message,
-                    log_tail=failed.log_tail,
-                    seconds=failed.seconds,
-                )
-            case HandedBack(cause=cause):
-                cause = cause if cause is Cause.SHUTDOWN else Cause.OWNER
-                batch.end(row, ReplicaEvent.HANDED_BACK, cause=cause, message="")
-        return Confirmation(replica=replica, accepted=True)
-
-    def _finished(self, batch: Batch, row: ReplicaRow, finished: Finished, uploaded: frozenset[Digest]) -> Confirmation:
-        replica = row.attempt.replica
-        card = self._card(row.job)
-        application = application_of(card.request)
-        files = msgspec.json.encode(finished.files).decode()
-        told = {
-            "log_tail": finished.log_tail,
-            "seconds": finished.seconds,
-            "claimed_fingerprint": finished.fingerprint,
-            "files": files,
-        }
-        wrong = self._wrong_result(card.request, row.task, finished, uploaded)
-        if wrong is not None:
-            batch.end(row, ReplicaEvent.FAILURE_REPORTED, cause=Cause.BAD_RESULT, message=wrong, **told)
-        elif application.reads == "value":
-            fingerprint = application.value_fingerprint(finished.value or "")
-            batch.end(row, ReplicaEvent.VALUE_REPORTED, fingerprint=fingerprint, value=finished.value, **told)
-        else:
-            batch.end(row, ReplicaEvent.FILES_REPORTED, **told)
-            batch.to_read.append(ReadOrder(replica, card.request, row.task, finished.files))
-        return Confirmation(replica=replica, accepted=True)
-
-    def _wrong_result(
-        self, request: JobRequest, task: TaskNumber, finished: Finished, uploaded: frozenset[Digest]
-    ) -> str | None:
-        application = application_of(request)
-        if application.reads == "value":
-            if finished.value is None:
-                return "the report has no value, and this application's results are values"
-            try:
-                application.value_fingerprint(finished.value)
-            except UnreadableResult as error:
-                return error.message
-            return None
-        names = application.result_names(request, task)
-        if sorted(file.name for file in finished.files) != sorted(names):
-            return f"the result should be the files {', '.join(names)}"
-        if sum(file.size for file in finished.files) > request.limits.result_bytes:
-            return f"the result is larger than the {request.limits.result_bytes} bytes the job allows"
-        missing = [file.name for file in finished.files if file.sha256 not in uploaded]
-        return f"{', '.join(missing)} did not arrive before the report" if missing else None
-
-    def _read(self, batch: Batch, reading: Reading) -> None:
-        row = batch.row(reading.replica)
-        if row is None or row.attempt.state is not ReplicaState.READING:
-            return  # cancelled while it was read
-        if isinstance(reading.fingerprint, UnreadableResult):
-            message = reading.fingerprint.message
-            batch.end(row, ReplicaEvent.UNREADABLE, cause=Cause.BAD_RESULT, message=message)
-        else:
-            batch.end(row, ReplicaEvent.READ, fingerprint=reading.fingerprint)
 
     # --- what a call takes --------------------------------------------------------------------------------------
 
@@ -458,10 +324,6 @@ class Coordinator:
         return card
 
 
-# A report that is repeated since its confirmation was lost finds its replica in one of these.
-_HAD = frozenset({ReplicaState.READING, ReplicaState.VOTING, ReplicaState.AGREED, ReplicaState.OUTVOTED})
-
-
 class _Answer:
     """An answer in the making."""
 
@@ -490,10 +352,3 @@ def _turned_away(host: HostId, row: HostRow | None) -> GridError:
         return Forbidden(f"host {host} is not known here any more: enrol again", host=host)
     why = f": {row.state_reason}" if row.state_reason else ""
     return Forbidden(f"this host was banned by the operator{why}", host=host)
-
-
-def _why_ended(row: ReplicaRow | None, host: HostRow) -> str:
-    if row is None or row.attempt.host != host.host:
-        return "it was never leased to this host"
-    cause = "" if row.attempt.cause is None else f" ({row.attempt.cause})"
-    return f"its lease has ended: {row.attempt.state}{cause}"

@@ -21,7 +21,8 @@ from twisted.python.threadpool import ThreadPool
 from xwgrid.errors import GridError, NotFound, Unavailable, UnreadableResult
 from xwgrid.model import Digest, HostId, Instant, JobId, JobRequest, ReplicaId, ResultFile, Seconds, TaskNumber, UserId
 from xwgrid.wire import WorkAnswer, WorkRequest
-from xwgrid_server.coordinator import Call, Coordinator, Effects, Entered, LeaseTerms, Reading, ReadOrder, Served
+from xwgrid_server.calls import Call, Effects, Entered, LeaseTerms, Reading, ReadOrder, Served
+from xwgrid_server.coordinator import Coordinator
 from xwgrid_server.job_store import SqlStore
 from xwgrid_server.waiting_hosts import WaitingHosts
 

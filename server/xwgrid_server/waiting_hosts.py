@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from xwgrid.model import HostId
 from xwgrid.wire import WorkAnswer
-from xwgrid_server.coordinator import Call
+from xwgrid_server.calls import Call
 
 
 @dataclass

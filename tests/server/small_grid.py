@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import msgspec
 from sqlalchemy import Engine, insert
 from xwgrid_schema.tables import blobs, hosts, users
-from xwgrid_server.coordinator import Call, Coordinator, Effects, LeaseTerms
+from xwgrid_server.calls import Call, Effects, LeaseTerms
+from xwgrid_server.coordinator import Coordinator
 from xwgrid_server.job_store import SqlStore
 
 from xwgrid.applications.registry import application

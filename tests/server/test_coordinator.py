@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, update
 from xwgrid_schema.tables import hosts, jobs, replicas, tasks
 from xwgrid_server import job_views
-from xwgrid_server.coordinator import Call
+from xwgrid_server.calls import Call
 from xwgrid_server.database import open_engine
 
 from tests.server.small_grid import SPEC, SmallGrid, digest_job, finished, right

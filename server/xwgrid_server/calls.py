@@ -1,0 +1,66 @@
+"""The nouns between the dispatcher and the coordinator."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from xwgrid.errors import GridError, UnreadableResult
+from xwgrid.model import Digest, HostId, JobId, JobRequest, ReplicaId, ResultFile, Seconds, TaskNumber
+from xwgrid.wire import WorkAnswer, WorkRequest
+
+
+class LeaseTerms(Struct, frozen=True, kw_only=True):
+    """How long leases last."""
+
+    heartbeat_seconds: Seconds = 30.0
+    # Three lost heartbeats: a laptop that changes networks is back within two.
+    heartbeats_per_lease: float = 3.0
+
+
+class Call(NamedTuple):
+    """A work call as it arrived. `news` is False when a held call is looked at again: then it only takes."""
+
+    host: HostId
+    request: WorkRequest
+    news: bool = True
+
+
+class Reading(NamedTuple):
+    """What a reader process made of a replica's result."""
+
+    replica: ReplicaId
+    fingerprint: Digest | UnreadableResult
+
+
+class ReadOrder(NamedTuple):
+    """A result that must be read before it counts."""
+
+    replica: ReplicaId
+    request: JobRequest
+    task: TaskNumber
+    files: tuple[ResultFile, ...]
+
+
+class Effects(NamedTuple):
+    """What is to be done after the commit."""
+
+    to_read: tuple[ReadOrder, ...] = ()
+    changed: frozenset[tuple[JobId, TaskNumber]] = frozenset()
+    ended: tuple[JobId, ...] = ()
+    wanted: int = 0  # replicas that became wanted: as many waiting hosts are worth waking
+
+
+class Entered(NamedTuple):
+    """How far the entering of a job's tasks is; with `left` 0 the job is open and wants `replicas`."""
+
+    left: int
+    replicas: int
+
+
+class Served(NamedTuple):
+    """The answers to a batch of calls, in their order, and what follows from it."""
+
+    answers: list[WorkAnswer | GridError]
+    effects: Effects
