@@ -19,6 +19,7 @@ from xwgrid.model import Digest
 from xwgrid_volunteer import durable
 
 _READ_BYTES = 1 << 20
+_PARTIAL_SECONDS = 86_400.0
 
 
 class BlobCache:
@@ -97,10 +98,10 @@ class BlobCache:
         self._used.pop(digest, None)
         self._place(digest).unlink(missing_ok=True)
 
-    def drop_partial(self, keep: Collection[Digest] = ()) -> None:
-        """Remove unfinished downloads nobody waits for any more."""
+    def drop_old_partial(self) -> None:
+        """Remove unfinished downloads that nobody went on with for a day."""
         for file in self._partial.iterdir():
-            if file.name not in keep:
+            if self._clock() - file.stat().st_mtime > _PARTIAL_SECONDS:
                 file.unlink(missing_ok=True)
 
     def _place(self, digest: Digest) -> Path:

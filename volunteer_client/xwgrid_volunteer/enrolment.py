@@ -86,6 +86,7 @@ def load_identity(state: Path) -> Identity:
 def enrol(
     token: Token,
     *,
+    server: str | None = None,
     name: str,
     state: Path,
     now: Instant,
@@ -95,8 +96,9 @@ def enrol(
 ) -> Identity:
     """Join the grid that made `token`. Blocking. The identity appears in `state` whole, or not at all.
 
-    `proxy` as in the settings. Raises Conflict when there is an identity already and `again` is not set,
-    Unauthenticated when the server is another than the token's or refuses it, Unavailable when it does not answer.
+    `server` is the API's address if another than the token's, `proxy` as in the settings.
+    Raises Conflict when there is an identity already and `again` is not set, Unauthenticated when the server is
+    another than the token's or refuses it, Unavailable when it does not answer.
     """
     if _identity(state).exists() and not again:
         raise Conflict(
@@ -109,8 +111,11 @@ def enrol(
     try:
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         durable.write(fresh / "key.pem", pem, mode=0o600)
-        route = proxy_for(token.url, proxy, environment)
-        answer = _introduce(token, _request(key, name), name, None if route is None else route.url(), now)
+        url = server or token.url
+        route = proxy_for(url, proxy, environment)
+        way = _Way(url=url, proxy=None if route is None else route.url())
+        request = EnrolRequest(token=token.text(), csr_pem=_request(key, name), name=name)
+        answer = _introduce(token, request, way, now)
         _check(answer, key, token)
         enrolment = Enrolment(
             host=answer.host,
@@ -129,30 +134,35 @@ def enrol(
     return load_identity(state)
 
 
-def _introduce(token: Token, csr_pem: str, name: str, proxy: str | None, now: Instant) -> EnrolAnswer:
+class _Way(Struct, frozen=True, kw_only=True):
+    """How the API is reached."""
+
+    url: str
+    proxy: str | None
+
+
+def _introduce(token: Token, request: EnrolRequest, way: _Way, now: Instant) -> EnrolAnswer:
     unverified = ssl.create_default_context()
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE  # nothing but the CA's certificate is read, and that is compared by hash
-    ca_pem = _call(token.url, "/v1/ca", trust=unverified, proxy=proxy).decode(errors="replace")
-    ca = tokens.check_ca(ca_pem, token)
+    ca = tokens.check_ca(_call(way, "/v1/ca", trust=unverified).decode(errors="replace"), token)
     if not ca.not_valid_before_utc.timestamp() - 3_600 <= now <= ca.not_valid_after_utc.timestamp():
         raise Unauthenticated(
             f"by this machine's clock the grid's CA is not valid (from {ca.not_valid_before_utc:%Y-%m-%d} to "
             f"{ca.not_valid_after_utc:%Y-%m-%d}): set the clock"
         )
     verified = ssl.create_default_context(cadata=ca.public_bytes(Encoding.PEM).decode())
-    request = EnrolRequest(token=token.text(), csr_pem=csr_pem, name=name)
-    answer = _call(token.url, "/v1/enrol", trust=verified, proxy=proxy, content=wire.encode(request))
-    return wire.decode(answer, EnrolAnswer)
+    return wire.decode(_call(way, "/v1/enrol", trust=verified, content=wire.encode(request)), EnrolAnswer)
 
 
-def _call(url: str, path: str, *, trust: ssl.SSLContext, proxy: str | None, content: bytes | None = None) -> bytes:
+def _call(way: _Way, path: str, *, trust: ssl.SSLContext, content: bytes | None = None) -> bytes:
+    url = way.url.rstrip("/")
     method = "GET" if content is None else "POST"
     headers = {"Content-Type": "application/json"} if content is not None else {}
     try:
         with (
-            httpx.Client(verify=trust, proxy=proxy, trust_env=False, timeout=_TIMEOUT) as client,
-            client.stream(method, url.rstrip("/") + path, content=content, headers=headers) as response,
+            httpx.Client(verify=trust, proxy=way.proxy, trust_env=False, timeout=_TIMEOUT) as client,
+            client.stream(method, url + path, content=content, headers=headers) as response,
         ):
             body = b""
             for part in response.iter_bytes():

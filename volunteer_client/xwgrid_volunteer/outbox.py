@@ -65,7 +65,7 @@ class Outbox:
         return self._entries.get(replica)
 
     def put(self, job: JobId, report: Report, now: Instant, files: Mapping[str, Path] | None = None) -> Entry:
-        """Keep an outcome; `files` of a result, by name, are moved in. A second outcome of a replica replaces the first.
+        """Keep an outcome; `files` of a result, by name, are moved in. A second outcome replaces the first.
 
         On return it is on the disk. Raises OutOfSpace when the disk is full: nothing was kept.
         """
@@ -86,6 +86,12 @@ class Outbox:
         self.forget(report.replica)
         fresh.replace(self._place(report.replica))
         durable.sync(self._folder)
+        self._entries[report.replica] = entry
+        return entry
+
+    def remember(self, job: JobId, report: Report, now: Instant) -> Entry:
+        """Keep an outcome without files in memory only: better than nothing when the disk is full."""
+        entry = Entry(grid=self._grid, job=job, report=report, ended_at=now)
         self._entries[report.replica] = entry
         return entry
 
