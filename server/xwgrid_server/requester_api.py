@@ -51,10 +51,10 @@ class Jobs(Protocol):
     def submit(self, owner: UserId, request: JobRequest, spec: Digest, blobs: Collection[Digest]) -> Deferred[JobId]:
         """Store a job and open it."""
 
-    def cancel(self, job: JobId) -> Deferred[None]:
+    def cancel(self, user: UserId, job: JobId) -> Deferred[None]:
         """End a job."""
 
-    def retry(self, job: JobId) -> Deferred[int]:
+    def retry(self, user: UserId, job: JobId) -> Deferred[int]:
         """Open a job's failed tasks again."""
 
     def subscribe(self, job: JobId, listener: Callable[[frozenset[TaskNumber]], None]) -> Callable[[], None]:
@@ -275,13 +275,13 @@ class RequesterApi:
     async def cancel_job(self, call: Call) -> wire.JobView:
         """End a job."""
         await self._view(call.user, call.job)  # refuses those who may not see it
-        await self._jobs.cancel(call.job)
+        await self._jobs.cancel(call.user.id, call.job)
         return await self._view(call.user, call.job)
 
     async def retry_job(self, call: Call) -> wire.JobView:
         """Open a job's failed tasks again."""
         await self._view(call.user, call.job)
-        await self._jobs.retry(call.job)
+        await self._jobs.retry(call.user.id, call.job)
         return await self._view(call.user, call.job)
 
     async def watch_job(self, call: Call) -> None:
