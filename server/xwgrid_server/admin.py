@@ -13,7 +13,7 @@ from xwgrid_server.admin_init import init
 from xwgrid_server.admin_jobs import job, replica, task
 
 
-@click.group(cls=Sentences, epilog=example("xwgrid-admin init --host-name grid.example.org"))
+@click.group("xwgrid-admin", cls=Sentences, epilog=example("xwgrid-admin init --host-name grid.example.org"))
 @click.version_option(__version__, prog_name="xwgrid-admin")
 def main() -> None:
     """Set up a server, let people and machines in, see what goes on."""

@@ -37,7 +37,7 @@ class Sentences(click.Group):
         try:
             return super().invoke(ctx)
         except GridError as error:
-            click.echo(f"xwgrid-admin: {error.message}", err=True)
+            click.echo(f"{self.name}: {error.message}", err=True)
             ctx.exit(error.exit_status)
 
 

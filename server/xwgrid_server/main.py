@@ -166,7 +166,7 @@ class Server:
         )
 
 
-@click.group(cls=Sentences, epilog=example("xwgrid-server run --settings /etc/xwgrid/server.toml"))
+@click.group("xwgrid-server", cls=Sentences, epilog=example("xwgrid-server run --settings /etc/xwgrid/server.toml"))
 @click.version_option(__version__, prog_name="xwgrid-server")
 def main() -> None:
     """The central server of a grid."""
