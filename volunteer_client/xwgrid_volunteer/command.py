@@ -23,7 +23,7 @@ from rich.live import Live
 from xwgrid import tokens
 from xwgrid.errors import BadInput, GridError
 from xwgrid.model import Seconds
-from xwgrid_volunteer import control, settings, status_text
+from xwgrid_volunteer import control, runtime_command, settings, status_text
 from xwgrid_volunteer.control import Ask, AskPause, AskResume, AskStatus, Status
 from xwgrid_volunteer.enrolment import enrol as join
 from xwgrid_volunteer.enrolment import load_identity
@@ -89,6 +89,9 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer wi
 @click.version_option(package_name="xwgrid", prog_name="xwgrid-volunteer")
 def main() -> None:
     """Give this machine's idle time to a grid."""
+
+
+main.add_command(runtime_command.runtime)
 
 
 @main.command()

@@ -87,7 +87,14 @@ def ask_runtime(runtime: Runtime, *, seconds: Seconds = _ASK_SECONDS) -> Program
         command = [*runtime.command, str(Path(folder, manifest.entry)), *runtime.before_spec, "probe"]
         try:
             answer = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False, cwd=folder
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=seconds,
+                check=False,
+                cwd=folder,
+                # As bare as in the sandbox: what the owner has set for their own Blender must not enter the class.
+                env={"PATH": os.defpath, "HOME": folder, "LANG": "C.UTF-8"},
             )
         except subprocess.TimeoutExpired:
             return f"{runtime.name} ({runtime.origin}) did not answer within {seconds:g} s and is left out"
@@ -146,9 +153,7 @@ def _state(runtime: Runtime) -> str:
                 times.append(f"{path} {path.stat().st_mtime_ns}")
     known = _application(runtime.name)
     version = None if known is None else known[0].version
-    # The kernel Cycles chooses can be changed from outside (CYCLES_CPU_NO_AVX2), and with the processor.
-    choices = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("CYCLES_"))
-    return msgspec.json.encode([runtime, times, version, choices, _processor()]).decode()
+    return msgspec.json.encode([runtime, times, version, _processor()]).decode()
 
 
 def _application(runtime: str) -> BuiltIn | None:

@@ -113,6 +113,7 @@ def _redefined(name: str, settings: RuntimeSettings, known: Runtime | None) -> R
     return Runtime(
         name=name,
         command=settings.command,
+        before_spec=("--",) if settings.command[-1:] in (("--python",), ("-P",)) else (),
         read_only=tuple(sorted(read_only)),
         origin="the settings file",
     )
