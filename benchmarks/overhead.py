@@ -16,7 +16,7 @@ from tests.rendering import python_with_blender, render_plainly
 from xwgrid.requester.settings import save_credentials
 
 ROOT = Path(__file__).parents[1]
-SCENE = ROOT / "examples" / "orbit.blend"
+SCENE = ROOT / "examples" / "orrery" / "orrery.blend"
 WIDTH, HEIGHT = 320, 180
 # Two short renders whose difference is the cost of samples alone.
 _FEW, _MORE = 16, 80
