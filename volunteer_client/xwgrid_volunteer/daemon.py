@@ -128,7 +128,7 @@ class Daemon:
         if self._stopping:
             return
         self._finding = finding
-        for remark in (finding.sandbox.reason, *finding.host.remarks):
+        for remark in finding.host.remarks:
             _log.info("%s", remark)
         self._workshop = self._open_workshop(finding)
         for entry in self._outbox.entries:
@@ -301,7 +301,7 @@ class Daemon:
             sandbox=None if facts is None else facts.sandbox,
             programs=() if facts is None else tuple(f"{each.runtime} {each.version}" for each in facts.programs),
             gpus=() if facts is None else facts.gpus,
-            remarks=() if finding is None else (finding.sandbox.reason, *finding.host.remarks),
+            remarks=() if finding is None else finding.host.remarks,
             load_of_others=self._owner.load_of_others,
             cache_bytes=self._cache.bytes_used,
             heartbeat_seconds=line.heartbeat,

@@ -297,15 +297,21 @@ async def _in_time(waited: Deferred[Any], quiet: _Quiet, what: str) -> Any:
     except Exception as error:
         if quiet.over:
             raise Unavailable(f"{what} for a long time") from error
-        if isinstance(error, CancelledError):
-            raise
+        causes = _causes(error)
+        if any(isinstance(cause, CancelledError) for cause in causes):
+            raise CancelledError from error  # by our caller
         raise _explained(error, what) from error
     finally:
         quiet.end()
 
 
+def _causes(error: Exception) -> list[BaseException]:
+    """Return what is behind an error; Twisted's client wraps lists of failures."""
+    return [reason.value for reason in getattr(error, "reasons", ())] or [error]
+
+
 def _explained(error: Exception, what: str) -> GridError:
-    causes = [reason.value for reason in getattr(error, "reasons", ())] or [error]
+    causes = _causes(error)
     for cause in causes:
         if isinstance(cause, GridError):
             return cause
