@@ -16,7 +16,7 @@ _MAX_FRAME = 1_048_574
 
 _NUMBER = r"[+-]?[0-9]{1,9}"
 _RANGE = re.compile(rf"(?P<first>{_NUMBER})(?:-(?P<last>{_NUMBER}))?(?:x(?P<step>{_NUMBER}))?")
-_DRIVE = re.compile(r"[A-Za-z]:")
+_DRIVE = re.compile(r".:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 

@@ -17,6 +17,10 @@ from msgspec import Struct
 from xwgrid.errors import BadInput, UnreadableResult
 from xwgrid.model import Digest
 
+# A reader process decodes one picture and may start nothing, no thread either.
+OpenImageIO.attribute("threads", 1)
+OpenImageIO.attribute("exr_threads", -1)
+
 PixelArray = npt.NDArray[Any]
 
 _SIGNATURES = {
