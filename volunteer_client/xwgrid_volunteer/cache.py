@@ -89,8 +89,8 @@ class BlobCache:
         incoming.file.chmod(0o444)
         incoming.file.replace(place)
         durable.sync(place.parent)
-        self._sizes[incoming.digest], self._used[incoming.digest] = size, self._clock()
-        return place
+        self._sizes[incoming.digest] = size
+        return self.path(incoming.digest)
 
     def forget(self, digest: Digest) -> None:
         """Remove a blob, one that turned out to be damaged for instance. One that is not here is no error."""

@@ -82,12 +82,16 @@ def plan(line: Line, situation: Situation) -> Plan:
     due = due_at is None or (situation.now >= due_at and (holds or asked is None))
     if line.short:
         return Plan(drop_poll=drop)
+    wider = situation.want > (asked or 0)
+    polling = wider and situation.now >= line.poll_not_before
+    # A poll renews leases as well as a short call does.
+    due = due and not (polling and asked is None and line.sent_at is not None)
     if situation.reports or situation.facts is not None or due:
         want = situation.want - (asked or 0)
         return Plan(drop_poll=drop, short=_call(situation, want, 0.0))
-    if situation.want > (asked or 0):
-        if situation.now >= line.poll_not_before:
-            return Plan(drop_poll=drop or asked is not None, poll=_call(situation, situation.want, MAX_WAIT_SECONDS))
+    if polling:
+        return Plan(drop_poll=drop or asked is not None, poll=_call(situation, situation.want, MAX_WAIT_SECONDS))
+    if wider:
         due_at = min(line.poll_not_before, due_at or line.poll_not_before)
     return Plan(drop_poll=drop, wake_at=due_at if holds or asked is None else None)
 
