@@ -11,11 +11,12 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from xwgrid.errors import Conflict, Unavailable
+from xwgrid.model import Seconds
 
 # Any number that no other program picks for an advisory lock: the first eight letters of "xwgriddi".
 _LOCK_NUMBER = int.from_bytes(b"xwgriddi")
 # A server that was killed lets go when PostgreSQL notices: at once on one machine, a little later over a network.
-_WAIT_MILLISECONDS = 5_000
+WAIT_SECONDS: Seconds = 5.0
 
 
 class DispatcherLock(Protocol):
@@ -28,14 +29,14 @@ class DispatcherLock(Protocol):
         """Let go."""
 
 
-def take(engine: Engine) -> DispatcherLock:
-    """Become the one dispatching process of this database; blocks for up to five seconds.
+def take(engine: Engine, wait_seconds: Seconds = WAIT_SECONDS) -> DispatcherLock:
+    """Become the one dispatching process of this database; blocks for up to `wait_seconds`.
 
     Raises Conflict when another process is, Unavailable when the lock cannot be asked for.
     """
     if engine.dialect.name == "sqlite":
         return _FileLock(Path(f"{engine.url.database}.lock"))
-    return _AdvisoryLock(engine)
+    return _AdvisoryLock(engine, wait_seconds)
 
 
 class _FileLock:
@@ -62,10 +63,10 @@ class _FileLock:
 class _AdvisoryLock:
     """PostgreSQL's: held by a connection that is used for nothing else."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, wait_seconds: Seconds) -> None:
         self._connection = _open(engine)
         try:
-            self._connection.execute(text(f"SET lock_timeout = {_WAIT_MILLISECONDS}"))
+            self._connection.execute(text(f"SET lock_timeout = {round(wait_seconds * 1_000)}"))
             self._connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": _LOCK_NUMBER})
         except OperationalError as error:
             self._connection.invalidate()

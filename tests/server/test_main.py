@@ -170,8 +170,8 @@ def test_who_shows_no_certificate_of_this_ca_is_refused(server: Running, tmp_pat
         server.ask("volunteers", NO_BLOB)
     with pytest.raises(REFUSED):
         server.ask("volunteers", NO_BLOB, client=certificate_file(tmp_path, authority.new_authority(now), now))
+    long_ago = now - 6 * 365 * 86_400
     with pytest.raises(REFUSED):
-        long_ago = now - 6 * 365 * 86_400
         server.ask("volunteers", NO_BLOB, client=certificate_file(tmp_path, server.authority, long_ago))
     own = server.authority.issue_server(["127.0.0.1"], now)
     with pytest.raises(REFUSED):
