@@ -87,23 +87,16 @@ def safe_path(path: str) -> PurePosixPath:
 
 def remove(folder: Path) -> None:
     """Remove a staged folder, whatever a program left in it. One that is gone already is no error."""
-
-    def open_up(function: Callable[..., object], path: str, _: object) -> None:
-        # A program may have closed its own folders: open them, and the one above, and try once more.
-        with contextlib.suppress(OSError):
-            for each in (Path(path).parent, Path(path)):
-                if stat.S_ISDIR(each.lstat().st_mode):
-                    each.chmod(0o700, follow_symlinks=True)
-            function(path)
-
-    for _ in range(3):
-        try:
-            shutil.rmtree(folder, onerror=open_up)
-        except FileNotFoundError:
-            return
-        if not folder.exists():
-            return
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        # A program may have closed its own folders, even to their owner.
+        folder.chmod(0o700)
+        for above, folders, _ in os.walk(folder):
+            for name in folders:
+                path = Path(above, name)
+                if stat.S_ISDIR(path.lstat().st_mode):
+                    path.chmod(0o700)
+        shutil.rmtree(folder)
 
 
 def _place(tree: Path, path: PurePosixPath, source: Path) -> None:
