@@ -27,7 +27,9 @@ def ballots(*fingerprints: str) -> list[Attempt]:
 
 def test_two_who_agree_outvote_a_third() -> None:
     """Two volunteers who agree outvote a third who does not; the earliest of them is canonical."""
-    assert decide(ballots("lie", "true", "true"), replicas=2, quorum=2) == Agreed("true", ReplicaId(1), (1, 2), (0,))
+    assert decide(ballots("lie", "true", "true"), replicas=2, quorum=2) == Agreed(
+        "true", ReplicaId(1), (ReplicaId(1), ReplicaId(2)), (ReplicaId(0),)
+    )
 
 
 def test_a_tie_asks_for_one_more() -> None:

@@ -48,12 +48,14 @@ class Dispatcher:
 
     log = Logger()
 
-    def __init__(self, reactor: Any, engine: Engine, reader: Reader, terms: LeaseTerms) -> None:
+    def __init__(
+        self, reactor: Any, engine: Engine, reader: Reader, terms: LeaseTerms, writer: ThreadPool | None = None
+    ) -> None:
         self._reactor = reactor
         self._engine = engine
         self._reader = reader
         self._terms = terms
-        self._writer = ThreadPool(minthreads=1, maxthreads=1, name="xwgrid-writer")
+        self._writer = writer or ThreadPool(minthreads=1, maxthreads=1, name="xwgrid-writer")
         self._coordinator: Coordinator | None = None
         self._calls: deque[tuple[Call, Deferred[WorkAnswer]]] = deque()
         self._readings: deque[Reading] = deque()
