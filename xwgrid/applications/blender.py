@@ -33,6 +33,10 @@ class Blender:
                 format=work.format,
                 color_depth=work.color_depth,
             )
+        if work.engine == "WORKBENCH" and work.samples is not None:
+            raise BadInput("WORKBENCH draws without samples: leave them out, or ask for another engine")
+        if work.engine != "CYCLES" and work.denoise:
+            raise BadInput(f"{work.engine} does not denoise: leave it out, or ask for the engine CYCLES")
         for side, pixels in (("width", work.width), ("height", work.height)):
             if pixels < 1:
                 raise BadInput(f"a picture with a {side} of {pixels} pixels is empty: ask for at least 1")

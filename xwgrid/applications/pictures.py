@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +19,8 @@ from msgspec import Struct
 from xwgrid.errors import BadInput, UnreadableResult
 from xwgrid.model import Digest
 
+# Only the reader of the format pinned sees a stranger's bytes, none of the two dozen others.
+OpenImageIO.attribute("try_all_readers", 0)
 # A reader process decodes one picture and may start nothing, no thread either.
 OpenImageIO.attribute("threads", 1)
 OpenImageIO.attribute("exr_threads", -1)
@@ -28,6 +32,8 @@ _SIGNATURES = {
     "JPEG": b"\xff\xd8\xff",
     "OPEN_EXR": b"\x76\x2f\x31\x01",
 }
+_JPEG_END = b"\xff\xd9"
+_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "OPEN_EXR": ".exr"}
 _READERS = {"PNG": "png", "JPEG": "jpeg", "OPEN_EXR": "openexr"}
 _TYPES = {
     ("PNG", "8"): "uint8",
@@ -76,7 +82,10 @@ def read(data: bytes, pinned: Pinned, *, name: str = "the picture") -> Picture:
         raise UnreadableResult(f"{name} is empty", file=name)
     if not data.startswith(_SIGNATURES[pinned.format]):
         raise UnreadableResult(f"{name} is not a {pinned.format} file", file=name, format=pinned.format)
-    with _opened(data, name) as source:
+    # The decoder fills what is missing with grey and says nothing.
+    if pinned.format == "JPEG" and not data.endswith(_JPEG_END):
+        raise UnreadableResult(f"{name} ends early", file=name)
+    with _opened(data, pinned, name) as source:
         spec = source.spec()
         _check_header(source, spec, pinned, name)
         pixels = source.read_image(0, 0, 0, spec.nchannels, OpenImageIO.UNKNOWN)
@@ -133,10 +142,11 @@ def eight_bit(picture: Picture) -> npt.NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(data: bytes, name: str) -> Iterator[Any]:
+def _opened(data: bytes, pinned: Pinned, name: str) -> Iterator[Any]:
     """Open bytes as a picture.
 
-    OpenImageIO's Python binding reads from paths alone; an anonymous file in memory has one and never meets a disk.
+    OpenImageIO's Python binding reads from paths alone, and chooses the reader by their suffix. So the bytes become an
+    anonymous file in memory, and a link with the right suffix leads to it: nothing of theirs meets a disk.
     """
     descriptor = os.memfd_create("picture")
     try:
@@ -144,13 +154,16 @@ def _opened(data: bytes, name: str) -> Iterator[Any]:
             file.write(data)
         wishes = OpenImageIO.ImageSpec()
         wishes.attribute("oiio:UnassociatedAlpha", 1)
-        source = OpenImageIO.ImageInput.open(f"/proc/self/fd/{descriptor}", wishes)
-        if source is None:
-            raise UnreadableResult(f"{name} does not open: {_first_line(OpenImageIO.geterror())}", file=name)
-        try:
-            yield source
-        finally:
-            source.close()
+        with tempfile.TemporaryDirectory(prefix="xwgrid-picture-") as folder:
+            link = Path(folder, "picture" + _SUFFIXES[pinned.format])
+            link.symlink_to(f"/proc/self/fd/{descriptor}")
+            source = OpenImageIO.ImageInput.open(str(link), wishes)
+            if source is None:
+                raise UnreadableResult(f"{name} does not open: {_first_line(OpenImageIO.geterror(), link)}", file=name)
+            try:
+                yield source
+            finally:
+                source.close()
     finally:
         os.close(descriptor)
 
@@ -186,10 +199,10 @@ def _check_header(source: Any, spec: Any, pinned: Pinned, name: str) -> None:
     source.seek_subimage(0, 0)
 
 
-def _first_line(text: str) -> str:
-    """Return a library's message, without the name the bytes were opened under."""
+def _first_line(text: str, link: Path | None = None) -> str:
+    """Return a library's message, without the path the bytes were opened under."""
     line = (text.strip() or "no reason given").splitlines()[0]
-    return line.replace("/proc/self/fd/", "file ")[:300]
+    return line.replace(str(link), "it")[:300] if link else line[:300]
 
 
 def _described(picture: Picture) -> str:

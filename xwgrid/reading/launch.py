@@ -12,7 +12,9 @@ from xwgrid.reading.bubblewrap import own_ceiling, system_layout
 from xwgrid.sandboxing import Bubblewrap, Caps, Sandbox, limited, sandboxed, shown
 
 _CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from xwgrid.reading.child import main; main()"
-_CAPS = Caps(processes=32, file_bytes=1 << 20)  # the fork's own caps on memory and time are set by its parent
+# The fork's own caps on memory and time are set by its parent. Files: the bytes of a picture become one in memory,
+# which the decoder opens.
+_CAPS = Caps(processes=32, file_bytes=4 << 30)
 
 
 def launch(tool: Bubblewrap | None) -> list[str]:

@@ -1,0 +1,132 @@
+"""What the grid knows of its applications."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from tests.applications.painting import HEIGHT, WIDTH, gradient, painted, pinned
+from xwgrid.applications import digest, pictures, registry
+from xwgrid.errors import BadInput, TooLarge, UnreadableResult
+from xwgrid.model import BlenderWork, Count, DigestWork, Frames, InputFile, JobRequest, TaskNumber
+
+FIRST = TaskNumber(0)
+
+
+def frames(**changes: object) -> JobRequest:
+    work = replace(BlenderWork(scene_file="a.blend", width=WIDTH, height=HEIGHT), **changes)
+    scene = InputFile(path="a.blend", sha256="0" * 64, size=1)
+    return JobRequest(name="film", work=work, split=Frames(first=-7, last=12_345), inputs=(scene,))
+
+
+CHAINS = JobRequest(name="chains", work=DigestWork(seed="s", rounds=3), split=Count(count=2))
+
+
+def test_applications_by_name() -> None:
+    """Both applications are known, by their names and by their jobs; another name is refused with what there is."""
+    assert registry.names() == ("blender", "digest")
+    assert registry.application_of(frames()) is registry.application("blender")
+    assert registry.application_of(CHAINS) is registry.application("digest")
+    assert (registry.application("blender").runtime, registry.application("blender").reads) == ("blender", "pictures")
+    assert (registry.application("digest").runtime, registry.application("digest").reads) == ("python", "value")
+    with pytest.raises(BadInput, match="there is no application 'natron': there are blender, digest"):
+        registry.application("natron")
+
+
+@pytest.mark.parametrize(
+    ("number", "file_format", "name"),
+    [
+        (0, "PNG", "frame_-0007.png"),
+        (7, "PNG", "frame_0000.png"),
+        (14, "JPEG", "frame_0007.jpg"),
+        (14, "OPEN_EXR", "frame_0007.exr"),
+        (12_352, "PNG", "frame_12345.png"),
+    ],
+)
+def test_names_of_pictures(number: int, file_format: str, name: str) -> None:
+    """A frame's picture carries its number, four digits at least, and the suffix of its format."""
+    request = frames(format=file_format)
+    assert registry.application("blender").result_names(request, TaskNumber(number)) == (name,)
+
+
+def test_no_such_frame() -> None:
+    """A task outside the job has no picture."""
+    with pytest.raises(BadInput, match="no task 12353"):
+        registry.application("blender").result_names(frames(), TaskNumber(12_353))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"format": "OPEN_EXR"}, "OPEN_EXR pictures cannot have 8 bits a channel: ask for 16 or 32"),
+        ({"format": "JPEG", "color_depth": "16"}, "JPEG pictures cannot have 16 bits a channel: ask for 8"),
+        ({"color_depth": "32"}, "PNG pictures cannot have 32 bits a channel: ask for 8 or 16"),
+        ({"width": 0}, "a width of 0 pixels is empty"),
+        ({"engine": "WORKBENCH", "samples": 4}, "WORKBENCH draws without samples"),
+        ({"engine": "EEVEE", "denoise": True}, "EEVEE does not denoise"),
+        ({"samples": 0}, "0 samples make no picture"),
+    ],
+)
+def test_pictures_that_cannot_be(changes: dict[str, object], sentence: str) -> None:
+    """A format that has no such depth, or an engine without such a setting, is refused before anything is stored."""
+    with pytest.raises(BadInput, match=sentence):
+        registry.check(frames(**changes))
+
+
+def test_pictures_that_nobody_can_read_back() -> None:
+    """A picture larger than a reader's memory is refused when it is asked for, not when it arrives."""
+    with pytest.raises(TooLarge, match="larger than the grid reads"):
+        registry.check(frames(width=65_536, height=65_536))
+    registry.check(frames(width=16_384, height=8_192))
+
+
+def test_reading_a_picture(tmp_path: Path) -> None:
+    """The fingerprint of a result is that of its picture."""
+    data = painted(tmp_path, ".png", "uint8")
+    seen = registry.application("blender").read_result(frames(), FIRST, {"frame_-0007.png": data})
+    assert seen == pictures.fingerprint(pictures.read(data, pinned()))
+
+
+def test_reading_what_was_not_asked_for(tmp_path: Path) -> None:
+    """A result with another name, a file too many, none at all, or no file but a value is refused."""
+    blender = registry.application("blender")
+    data = painted(tmp_path, ".png", "uint8")
+    for files, found in (
+        ({}, "nothing"),
+        ({"frame_0001.png": data}, "frame_0001.png"),
+        ({"frame_-0007.png": data, "x": b""}, "frame_-0007.png, x"),
+    ):
+        with pytest.raises(UnreadableResult, match=f"should be frame_-0007.png and is {found}"):
+            blender.read_result(frames(), FIRST, files)
+    with pytest.raises(UnreadableResult, match=r"frame_-0007\.png has channels of type uint16"):
+        blender.read_result(frames(), FIRST, {"frame_-0007.png": painted(tmp_path, ".png", "uint16", gradient())})
+    with pytest.raises(UnreadableResult, match="a frame gives a picture"):
+        blender.value_fingerprint("x")
+
+
+def test_values_of_chains() -> None:
+    """Equal values have equal fingerprints, others have others, and what is no digest is refused."""
+    chains = registry.application("digest")
+    registry.check(CHAINS)
+    assert chains.result_names(CHAINS, FIRST) == ()
+    one = digest.expected_value(DigestWork(seed="s", rounds=3), FIRST)
+    two = digest.expected_value(DigestWork(seed="s", rounds=3), TaskNumber(1))
+    assert chains.value_fingerprint(one) == chains.value_fingerprint(one) != chains.value_fingerprint(two)
+    for value in ("", one.upper(), one + "\n", one[:-1], "é" * 64):
+        with pytest.raises(UnreadableResult, match="64 lower-case hexadecimal digits"):
+            chains.value_fingerprint(value)
+    with pytest.raises(UnreadableResult, match="a digest task gives a value and no files"):
+        chains.read_result(CHAINS, FIRST, {"a": b""})
+
+
+def test_chain_of_known_length() -> None:
+    """The chain is the one its description says: hash the text, then hash the 32 bytes, again and again."""
+    # sha256sum of "xwgrid/0", and of its 32 bytes
+    assert digest.expected_value(DigestWork(), FIRST) == (
+        "e1d0c75889e37ab9d5e4599251935b4a09a5af543a73a84e4fa2ee9073b646c0"
+    )
+    assert digest.expected_value(DigestWork(rounds=2), FIRST) == (
+        "3f1d9b0d70af4f327a9f1c1cef16f19ce4854d1b677de143545279344832c391"
+    )
