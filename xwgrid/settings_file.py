@@ -24,24 +24,30 @@ def parse(kind: type[T], text: str, *, source: str, environment: Mapping[str, st
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"{source} is not TOML: {error}", file=source) from error
     fields = {field.encode_name for field in msgspec.structs.fields(kind)}
-    for name, value in environment.items():
-        key = name.removeprefix(prefix).lower()
-        if name.startswith(prefix) and key in fields:
-            values[key] = _from_environment(value)
-            source_of = name
-            _convert(kind, {key: values[key]}, source_of, partial=True)
-    return _convert(kind, values, source, partial=False)
-
-
-def _convert(kind: type[T], values: dict[str, Any], source: str, *, partial: bool) -> T:
+    overrides = {
+        key: name
+        for name in environment
+        if name.startswith(prefix) and (key := name.removeprefix(prefix).lower()) in fields
+    }
+    values |= {key: _from_environment(environment[name]) for key, name in overrides.items()}
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        message = str(error)
-        if partial and "missing required field" in message:
-            return None  # type: ignore[return-value]  # only this one value was to be checked
-        known = ", ".join(sorted(field.encode_name for field in msgspec.structs.fields(kind)))
-        raise BadSettings(f"{source}: {message} (known keys: {known})", file=source) from error
+        blamed = _blamed(kind, values, overrides) or source
+        known = ", ".join(sorted(fields))
+        raise BadSettings(f"{blamed}: {error} (known keys: {known})", file=blamed) from error
+
+
+def _blamed(kind: type[T], values: dict[str, Any], overrides: Mapping[str, str]) -> str | None:
+    """Return the environment variable without which all would be well, None when there is no such one."""
+    for key, name in overrides.items():
+        try:
+            msgspec.convert({each: value for each, value in values.items() if each != key}, kind)
+        except msgspec.ValidationError as error:
+            if "missing required field" not in str(error):
+                continue
+        return name
+    return None
 
 
 def _from_environment(value: str) -> Any:
