@@ -9,64 +9,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import msgspec
 from rich.console import Console
 
 from xwgrid import tokens, wire
 from xwgrid.applications import registry
-from xwgrid.errors import GridError
 from xwgrid.model import JobId, JobState, TaskNumber
 from xwgrid.requester import results, showing
 from xwgrid.requester.client import ENDED, GridClient, first_contact
+from xwgrid.requester.context import Context, Sentences, print_json
+from xwgrid.requester.demo import demo
 from xwgrid.requester.live_download import watch_and_download
-from xwgrid.requester.settings import Settings, load_credentials, load_settings, save_credentials
+from xwgrid.requester.settings import load_settings, save_credentials
 from xwgrid.requester.submission import submit
 from xwgrid.requester.watching import state_line, watch
 from xwgrid.requester.wishes import Wishes, check_wishes
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class _Said(click.ClickException):
-    """A GridError on its way out: one sentence, and its exit status."""
-
-    def __init__(self, error: GridError) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-    @property
-    def exit_code(self) -> int:  # type: ignore[override]  # click declares a variable, and only ever reads it
-        return self.error.exit_status
-
-    def show(self, file: Any = None) -> None:
-        click.echo(self.message, file=file or sys.stderr)
-
-
-class _Group(click.Group):
-    """Commands whose GridErrors end as a sentence on standard error."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except GridError as error:
-            raise _Said(error) from error
-
-
-class _Context:
-    """What every command needs, made when it is first asked for."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.out = Console(highlight=False)
-        self.err = Console(stderr=True, highlight=False)
-
-    def client(self) -> GridClient:
-        """Return a client with the credentials of `xwgrid login`. Raises Unauthenticated."""
-        return GridClient(load_credentials(self.settings.credentials_folder()))
-
-    def say(self, text: str) -> None:
-        """Tell a person how it goes, on standard error."""
-        self.err.print(text, soft_wrap=True, markup=False)
 
 
 def _json_option(command: F) -> F:
@@ -78,7 +36,7 @@ _out_option = click.option(
 )
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Sentences, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--settings", "settings_file", type=click.Path(path_type=Path, dir_okay=False), help="Settings file (TOML)."
 )
@@ -86,14 +44,14 @@ _out_option = click.option(
 @click.pass_context
 def main(context: click.Context, settings_file: Path | None) -> None:
     """Hand in jobs to a grid of volunteers' machines, watch them, fetch their results."""
-    context.obj = _Context(load_settings(settings_file, os.environ))
+    context.obj = Context(load_settings(settings_file, os.environ))
 
 
 @main.command()
 @click.option("--token-file", type=click.File("r"), help="Read the token from a file, or from standard input with '-'.")
 @_json_option
 @click.pass_obj
-def login(context: _Context, token_file: Any, as_json: bool) -> None:
+def login(context: Context, token_file: Any, as_json: bool) -> None:
     """Keep a requester token, after checking that the server is the one that made it."""
     text = token_file.read() if token_file is not None else click.prompt("Requester token", hide_input=True, err=True)
     credentials = first_contact(tokens.parse(text, kind="requester"))
@@ -102,7 +60,7 @@ def login(context: _Context, token_file: Any, as_json: bool) -> None:
     folder = context.settings.credentials_folder()
     save_credentials(folder, credentials)
     if as_json:
-        _print_json({"server": credentials.token.url, "user": user.name, "role": user.role})
+        print_json({"server": credentials.token.url, "user": user.name, "role": user.role})
     else:
         click.echo(f"You are {user.name} ({user.role}) at {credentials.token.url}; the token is kept in {folder}.")
 
@@ -126,7 +84,7 @@ def login(context: _Context, token_file: Any, as_json: bool) -> None:
 @_out_option
 @_json_option
 @click.pass_obj
-def submit_command(context: _Context, /, scene: Path, out: Path | None, as_json: bool, **wishes: Any) -> None:
+def submit_command(context: Context, /, scene: Path, out: Path | None, as_json: bool, **wishes: Any) -> None:
     """Hand in an animation; with --out, wait for it and download it."""
     for key in ("file_format", "engine"):
         wishes[key] = wishes[key] and wishes[key].upper()
@@ -140,7 +98,7 @@ def submit_command(context: _Context, /, scene: Path, out: Path | None, as_json:
             context.say(f"job {job.id} is handed in")
             _finish(context, client, job.id, out, as_json)
         elif as_json:
-            _print_json(job)
+            print_json(job)
         else:
             click.echo(f"Job {job.id} ({job.tasks} frames) is handed in. Follow it with: xwgrid watch {job.id}")
 
@@ -149,12 +107,12 @@ def submit_command(context: _Context, /, scene: Path, out: Path | None, as_json:
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 @_json_option
 @click.pass_obj
-def jobs(context: _Context, limit: int, as_json: bool) -> None:
+def jobs(context: Context, limit: int, as_json: bool) -> None:
     """List your jobs, newest first."""
     with context.client() as client:
         found = client.jobs(limit)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         context.out.print(showing.jobs_table(found.jobs))
 
@@ -165,7 +123,7 @@ def jobs(context: _Context, limit: int, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="All tasks, not only those with something to tell.")
 @_json_option
 @click.pass_obj
-def show(context: _Context, job: int, number: int | None, everything: bool, as_json: bool) -> None:
+def show(context: Context, job: int, number: int | None, everything: bool, as_json: bool) -> None:
     """Show a job: where it stands and why, what was rejected or failed, and the logs."""
     with context.client() as client:
         view = client.job(JobId(job))
@@ -174,7 +132,7 @@ def show(context: _Context, job: int, number: int | None, everything: bool, as_j
         else:
             tasks = [task for task in client.tasks(JobId(job)) if everything or showing.worth_telling(task)]
     if as_json:
-        _print_json({"job": view, "tasks": tasks})
+        print_json({"job": view, "tasks": tasks})
     else:
         showing.print_job(context.out, view, tasks, whole_logs=number is not None)
 
@@ -183,14 +141,14 @@ def show(context: _Context, job: int, number: int | None, everything: bool, as_j
 @click.argument("job", type=int, nargs=-1, required=True)
 @_json_option
 @click.pass_obj
-def watch_command(context: _Context, job: tuple[int, ...], as_json: bool) -> None:
+def watch_command(context: Context, job: tuple[int, ...], as_json: bool) -> None:
     """Follow jobs until they end. ^C leaves them running."""
     numbers = [JobId(number) for number in job]
     with context.client() as client, _left_running(context, numbers):
         for number in numbers:
             client.job(number)  # a wrong number is refused before anything is drawn
         console = Console(quiet=True) if as_json else context.out
-        views = watch(client, numbers, console, lambda event: _print_json(event.job) if as_json else None)
+        views = watch(client, numbers, console, lambda event: print_json(event.job) if as_json else None)
     if any(view.state is not JobState.FINISHED for view in views.values()):
         sys.exit(1)
 
@@ -205,7 +163,7 @@ def watch_command(context: _Context, job: tuple[int, ...], as_json: bool) -> Non
 )
 @_json_option
 @click.pass_obj
-def download_command(context: _Context, job: int, out: Path, as_json: bool) -> None:
+def download_command(context: Context, job: int, out: Path, as_json: bool) -> None:
     """Fetch what is agreed by now; files that are there and right are not fetched again."""
     results.require_writable(out)
     with context.client() as client:
@@ -220,7 +178,7 @@ def download_command(context: _Context, job: int, out: Path, as_json: bool) -> N
 @click.argument("job", type=int)
 @_json_option
 @click.pass_obj
-def cancel(context: _Context, job: int, as_json: bool) -> None:
+def cancel(context: Context, job: int, as_json: bool) -> None:
     """End a job; what is agreed already can still be downloaded."""
     with context.client() as client:
         _print_standing(client.cancel(JobId(job)), as_json)
@@ -230,7 +188,7 @@ def cancel(context: _Context, job: int, as_json: bool) -> None:
 @click.argument("job", type=int)
 @_json_option
 @click.pass_obj
-def retry(context: _Context, job: int, as_json: bool) -> None:
+def retry(context: Context, job: int, as_json: bool) -> None:
     """Open a job's failed tasks again."""
     with context.client() as client:
         _print_standing(client.retry(JobId(job)), as_json)
@@ -242,13 +200,16 @@ def apps(as_json: bool) -> None:
     """List the applications this version can hand in jobs for."""
     found = [registry.application(name) for name in registry.names()]
     if as_json:
-        _print_json([{"application": each.name, "runtime": each.runtime, "reads": each.reads} for each in found])
+        print_json([{"application": each.name, "runtime": each.runtime, "reads": each.reads} for each in found])
     else:
         for each in found:
             click.echo(f"{each.name:10} runs on: {each.runtime:10} results: {each.reads}")
 
 
-def _finish(context: _Context, client: GridClient, job: JobId, out: Path, as_json: bool) -> None:
+main.add_command(demo)
+
+
+def _finish(context: Context, client: GridClient, job: JobId, out: Path, as_json: bool) -> None:
     """Wait for a job and download it; ends the command with 1 unless every frame is there."""
     with _left_running(context, [job], out):
         console = context.err if as_json else context.out
@@ -263,7 +224,7 @@ def _finish(context: _Context, client: GridClient, job: JobId, out: Path, as_jso
 class _left_running:  # noqa: N801  # read as a verb where it is used
     """On ^C, say that the jobs go on and how to come back to them; exit status 1."""
 
-    def __init__(self, context: _Context, numbers: list[JobId], out: Path | None = None) -> None:
+    def __init__(self, context: Context, numbers: list[JobId], out: Path | None = None) -> None:
         self._context = context
         self._numbers = numbers
         self._out = out
@@ -281,24 +242,20 @@ class _left_running:  # noqa: N801  # read as a verb where it is used
 
 def _print_standing(job: wire.JobView, as_json: bool) -> None:
     if as_json:
-        _print_json(job)
+        print_json(job)
     else:
         click.echo(state_line(job))
 
 
 def _print_summary(summary: results.Summary, out: Path, as_json: bool) -> None:
     if as_json:
-        _print_json({"folder": str(out), "summary": summary})
+        print_json({"folder": str(out), "summary": summary})
         return
     click.echo(state_line(summary.job))
     click.echo(f"{len(summary.frames)} files in {out / results.FRAMES}")
     for made in (summary.contact_sheet, summary.film, results.SUMMARY):
         if made is not None:
             click.echo(str(out / made))
-
-
-def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.encode(value).decode())
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ def watch_and_download(
     console: Console,
     said: Callable[[str], None],
     heard: Callable[[wire.Event], None] = lambda _event: None,
+    idle: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Show a job until it has ended, fetching each result as soon as it is agreed; return its summary.
 
-    `heard` gets each event. Raises the GridError that ends the watching or the download.
+    `heard` and `idle` are those of `watch`. Raises the GridError that ends the watching or the download.
     """
     stopping = threading.Event()
     begun: set[int] = set()
@@ -51,7 +52,7 @@ def watch_and_download(
         heard(event)
 
     try:
-        last = watch(client, [job], console, on_event)[job]
+        last = watch(client, [job], console, on_event, idle)[job]
         for future in futures:
             try:
                 future.result()

@@ -85,7 +85,7 @@ def fetch(
     tasks = list(client.tasks(job.id))
     wanted = [place for task in tasks if task.state is TaskState.AGREED for place in places(folder, task)]
     fetched = download(client, wanted, connections, lambda _size: None)
-    said(f"{fetched} of {len(wanted)} files fetched to {folder / FRAMES}, the others were there")
+    said(f"{len(wanted)} files are in {folder / FRAMES}, {fetched} of them fetched just now")
     request = client.specification(job).request
     in_order = reversed(tasks) if runs_backwards(request) else tasks
     pictures = [

@@ -70,9 +70,11 @@ def watch(
     jobs: Sequence[JobId],
     console: Console,
     heard: Callable[[wire.Event], None] = lambda _event: None,
+    idle: Callable[[], None] = lambda: None,
 ) -> dict[JobId, wire.JobView]:
-    """Show jobs until all have ended, and return how they stand. `heard` gets each event.
+    """Show jobs until all have ended, and return how they stand.
 
+    `heard` gets each event; `idle` is called a few times a second in between, and may raise to end the watching.
     Raises the GridError of a job that cannot be followed.
     """
     display = _LiveDisplay(console) if console.is_terminal else _LineDisplay(console)
@@ -87,6 +89,8 @@ def watch(
                 if item.fatal:
                     raise item.error
                 display.say(f"{item.error.message.split(':')[0]}: waiting for it to come back")
+            else:
+                idle()
     return last
 
 
