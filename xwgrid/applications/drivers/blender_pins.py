@@ -38,6 +38,9 @@ def open_scene(work: dict[str, Any], inputs: Path) -> Any:
     name = work["scene_file"]
     if not (inputs / name).is_file():
         raise TaskError(f"the scene file '{name}' is not among the job's files")
+    with (inputs / name).open("rb") as file:
+        if not blend_header.looks_like_blend(file.read(16)):
+            raise TaskError(f"'{name}' is not a .blend file")
     # Before it is opened: some Blenders crash on files from their future.
     _check_saved_by(name, blend_header.saved_by(inputs / name))
     bpy.ops.wm.read_factory_settings(use_empty=True)
