@@ -22,7 +22,7 @@ from xwgrid_server import accounts
 from benchmarks.load import Load, Plan, Volunteer
 from tests.grid import Grid
 from tests.postgresql import PostgreSQL
-from xwgrid.model import Count, DigestWork, JobId, JobRequest
+from xwgrid.model import Count, DigestWork, JobId, JobRequest, JobState
 from xwgrid.requester.client import GridClient
 from xwgrid.wire import EnrolRequest
 
@@ -43,7 +43,12 @@ class Rig(Struct, frozen=True):
         """Hand in a job of digest tasks, one replica each; return when it is open."""
         work = DigestWork(seed=seed, rounds=1)
         request = JobRequest(name="benchmark", work=work, split=Count(count=tasks), replicas=1, quorum=1)
-        return self.client.submit(request).id
+        job = self.client.submit(request).id
+        # The tasks of a large job are entered in slabs, after the answer; it is open with the last of them.
+        for event in self.client.events(job):
+            if event.job.state is not JobState.ENTERING:
+                break
+        return job
 
     def volunteers(self, count: int) -> tuple[Volunteer, ...]:
         """Enrol machines, each of an owner of its own: keys and certificates, without daemons."""
