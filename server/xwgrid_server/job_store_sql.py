@@ -62,7 +62,8 @@ _ENTER_SQLITE: Final = """
     SELECT :job, number, 'open', :wanted FROM slab"""
 _ENTER_POSTGRESQL: Final = """
     INSERT INTO tasks (job_id, number, state, wanted)
-    SELECT :job, number, 'open', :wanted FROM generate_series(CAST(:first AS integer), CAST(:last AS integer)) AS number"""
+    SELECT :job, number, 'open', :wanted
+    FROM generate_series(CAST(:first AS integer), CAST(:last AS integer)) AS number"""
 
 
 class Statements:
