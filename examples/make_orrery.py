@@ -3,8 +3,8 @@
     .venv-runtimes/blender-bpy-4.5.15/bin/python examples/make_orrery.py
 
 Writes examples/orrery/orrery.blend, which links to parts/stand.blend and uses textures/*.png. Everything is computed
-here, so the pictures belong to nobody else. Made again, the scene looks the same, but not to the last bit: Blender stores
-meshes in an order that varies.
+here, so the pictures belong to nobody else. Made again, the scene looks the same, but not to the last bit: Blender
+stores meshes in an order that varies.
 """
 
 from __future__ import annotations
