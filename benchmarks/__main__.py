@@ -36,13 +36,13 @@ def dispatch_command(database: str | None, seconds: float, connections: int, as_
 
 @main.command("growth")
 @_DATABASE
-@click.option("--seconds", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, help="Of each run.")
+@click.option("--bursts", type=click.IntRange(1, 1_000), default=20, show_default=True, help="Of 1,000 calls, a run.")
 @_CONNECTIONS
 @click.option("--pairs", type=click.IntRange(1, 20), default=3, show_default=True)
 @_JSON
-def growth_command(database: str | None, seconds: float, connections: int, pairs: int, as_json: bool) -> None:
+def growth_command(database: str | None, bursts: int, connections: int, pairs: int, as_json: bool) -> None:
     """The same with 1,000 and with 100,000 open tasks."""
-    _tell(growth(database=database, seconds=seconds, connections=connections, pairs=pairs), as_json)
+    _tell(growth(database=database, number_of_bursts=bursts, connections=connections, pairs=pairs), as_json)
 
 
 @main.command("latency")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.report import Report, machine, versions
-from benchmarks.rig import Generator, rig, shares
+from benchmarks.rig import generate, rig, shares
 
 # More than any server here can give away in the time, so that the tasks last.
 _TASKS_A_SECOND = 12_000
@@ -19,7 +19,7 @@ def dispatch(*, database: str | None, seconds: float, connections: int, warm_up_
         volunteers = measured.volunteers(connections)
         job = measured.submit(tasks, "dispatch")
         plan = measured.plan(volunteers, seed="dispatch", seconds=seconds, warm_up_seconds=warm_up_seconds)
-        load = Generator(plan, measured.grid.folder).load()
+        load = generate(plan, measured.grid.folder)
         if load.idle_answers:
             raise RuntimeError(f"{load.idle_answers} calls found no task although {tasks:,} were handed in")
         agreed = measured.client.job(job).agreed

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import statistics
 
+from benchmarks.load import Burst
 from benchmarks.report import Report, machine, versions
-from benchmarks.rig import Generator, Rig, rig
+from benchmarks.rig import Rig, bursts, rig
 
 LEVELS = (1_000, 100_000)
-# So many reports, so many new tasks: the number of open tasks stays as it is, and both levels bear the same feeding.
-_FED_AT_ONCE = 250
+# The clock runs only while a burst takes the number of open tasks from level + BURST down to level; then new tasks are
+# handed in. So nothing but work calls is measured, and both levels are measured alike.
+BURST = 1_000
 _SEED = "growth"
 
 
-def growth(*, database: str | None, seconds: float, connections: int, pairs: int) -> Report:
-    """Run the closed loop of `dispatch` at each level in turn, on one grid a level, `pairs` times."""
+def growth(*, database: str | None, number_of_bursts: int, connections: int, pairs: int) -> Report:
+    """Run bursts of the closed loop of `dispatch` at each level in turn, each time on a new grid, `pairs` times."""
     measured: dict[int, list[float]] = {level: [] for level in LEVELS}
     kinds: set[str] = set()
     found: dict[str, str] = {}
@@ -23,7 +25,7 @@ def growth(*, database: str | None, seconds: float, connections: int, pairs: int
             with rig(database) as each:
                 kinds.add(each.database)
                 found |= each.versions
-                measured[level].append(_calls_a_second(each, level, seconds, connections))
+                measured[level].append(_calls_a_second(each, level, number_of_bursts, connections))
     medians = {level: statistics.median(measured[level]) for level in LEVELS}
     figures: dict[str, float | int | list[float]] = {
         "slowest_over_fastest": max(medians.values()) / min(medians.values()),
@@ -38,24 +40,24 @@ def growth(*, database: str | None, seconds: float, connections: int, pairs: int
             "database": ", ".join(kinds),
             "tls": "mutual",
             "connections": connections,
-            "seconds": seconds,
+            "bursts": number_of_bursts,
+            "calls_a_burst": BURST,
             "pairs": pairs,
-            "tasks_fed_at_once": _FED_AT_ONCE,
         },
         figures=figures,
     )
 
 
-def _calls_a_second(measured: Rig, level: int, seconds: float, connections: int) -> float:
+def _calls_a_second(measured: Rig, level: int, number_of_bursts: int, connections: int) -> float:
     volunteers = measured.volunteers(connections)
-    # What the volunteers hold comes on top of what is open.
-    measured.submit(level + connections, _SEED)
-    plan = measured.plan(volunteers, seed=_SEED, seconds=seconds, warm_up_seconds=3.0, tell_every=_FED_AT_ONCE)
-    generator = Generator(plan, measured.grid.folder)
-    for _reports in generator:
-        measured.submit(_FED_AT_ONCE, _SEED)
-    load = generator.load()
-    # A volunteer that waits is not the server's cost; a few are let pass, more would measure the feeding.
-    if load.idle_answers > load.calls / 100:
-        raise RuntimeError(f"{load.idle_answers} of {load.calls} calls found no task: feed sooner")
-    return load.calls / load.seconds
+    # One task for every volunteer to hold, the level, and what the first burst takes.
+    measured.submit(connections + level + BURST, _SEED)
+    plan = measured.plan(volunteers, seed=_SEED, burst=BURST)
+    with bursts(plan, measured.grid.folder) as burst:
+        # The first one finds cold caches.
+        burst()
+        found: list[Burst] = []
+        for _burst in range(number_of_bursts):
+            measured.submit(BURST, _SEED)
+            found.append(burst())
+    return sum(each.calls for each in found) / sum(each.seconds for each in found)

@@ -3,18 +3,18 @@
 It shares the machine with what it measures, so it does as little as possible: one thread, one epoll loop, TLS straight
 on the sockets, bytes instead of HTTP objects, and every connection set up before the clock starts.
 
-Run as `python -m benchmarks.load PLAN.json`; its last line is a `Load` as JSON.
+Run as `python -m benchmarks.load PLAN.json`; it prints a `Load` as JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
-import resource
 import select
 import socket
 import ssl
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -46,8 +46,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     seed: str  # of the digest job, one round
     warm_up_seconds: float
     seconds: float
-    # Every so many reports a line goes to standard output, so that somebody brings new tasks. 0: never.
-    tell_every: int = 0
+    # Instead of all the time: so many calls for each line on standard input, and a `Burst` on standard output.
+    burst: int | None = None
     processes: dict[str, int]  # whose share of the processors is of interest: name → id, children included
 
 
@@ -62,6 +62,13 @@ class Load(Struct, frozen=True, kw_only=True):
     reports: int  # confirmed as accepted, warm-up included
     idle_answers: int  # that brought no lease; the volunteer then waits for one in a held call
     processor_seconds: dict[str, float]  # of the generator and of the plan's processes, in the measured time
+
+
+class Burst(Struct, frozen=True, kw_only=True):
+    """So many calls, from the first one sent until the last one but those still under way was answered."""
+
+    calls: int
+    seconds: float
 
 
 class Lease(Struct, frozen=True):
@@ -172,7 +179,6 @@ class Connection:
 
 class _Generator:
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
         self.reports = 0
         self.idle_answers = 0
         self.connections = {
@@ -180,17 +186,52 @@ class _Generator:
             for connection in (Connection(plan, volunteer) for volunteer in plan.volunteers)
         }
         self.poll = select.epoll()
+        # What each volunteer that has no call under way was answered last.
+        self.parked: dict[int, Answer] = {}
 
     def prepare(self) -> None:
         """Let every volunteer tell what it is and take its first lease."""
         for number, connection in self.connections.items():
             connection.introduce(want=1)
-            answer = connection.answer()
+            self.parked[number] = connection.answer()
             connection.socket.setblocking(False)
             self.poll.register(number, select.EPOLLIN)
-            self.go_on(connection, answer)
 
-    def go_on(self, connection: Connection, answer: Answer) -> None:
+    def run(self, seconds: float) -> list[float]:
+        """Answer every answer with the next call for so long; return each call's seconds."""
+        latencies = []
+        end = time.perf_counter() + seconds
+        self.go_on()
+        while (now := time.perf_counter()) < end:
+            for number, answer, answered_at in self.answers(end - now):
+                connection = self.connections[number]
+                latencies.append(answered_at - connection.sent_at)
+                self.send(connection, answer)
+        return latencies
+
+    def burst(self, calls: int) -> Burst:
+        """Send so many calls, as fast as they are answered; then wait for the answers to the last ones."""
+        begun = time.perf_counter()
+        self.go_on()
+        sent, answered, seconds = len(self.connections), 0, 0.0
+        while len(self.parked) < len(self.connections):
+            for number, answer, answered_at in self.answers(_ANSWER_SECONDS):
+                if sent < calls:
+                    sent += 1
+                    answered += 1
+                    seconds = answered_at - begun
+                    self.send(self.connections[number], answer)
+                else:
+                    self.parked[number] = answer
+        return Burst(calls=answered, seconds=seconds)
+
+    def go_on(self) -> None:
+        """Let every volunteer without a call send its next one."""
+        for number, answer in self.parked.items():
+            self.send(self.connections[number], answer)
+        self.parked.clear()
+
+    def send(self, connection: Connection, answer: Answer) -> None:
         """Report the task that the answer brought and ask for the next."""
         if answer.leases:
             connection.report(answer.leases[0], want=1)
@@ -198,23 +239,17 @@ class _Generator:
             self.idle_answers += 1
             connection.wait_for_work()
 
-    def run(self, seconds: float) -> list[float]:
-        """Answer every answer with the next call for so long; return each call's seconds."""
-        latencies = []
-        now = time.perf_counter()
-        end = now + seconds
-        while now < end:
-            for number, _event in self.poll.poll(end - now):
-                connection = self.connections[number]
-                answer = connection.receive()
-                if answer is None:
-                    continue
+    def answers(self, seconds: float) -> Iterator[tuple[int, Answer, float]]:
+        """Yield the answers that are there, after at most so long: whose, what, and when.
+
+        Raises RuntimeError when the server refused a report.
+        """
+        for number, _event in self.poll.poll(seconds):
+            answer = self.connections[number].receive()
+            if answer is not None:
                 now = time.perf_counter()
-                latencies.append(now - connection.sent_at)
                 self.count(answer)
-                self.go_on(connection, answer)
-            now = time.perf_counter()
-        return latencies
+                yield number, answer, now
 
     def count(self, answer: Answer) -> None:
         """Count the reports that the server confirmed. Raises RuntimeError when it refused one."""
@@ -222,15 +257,13 @@ class _Generator:
             if not confirmation.accepted:
                 raise RuntimeError(f"the server refused a report: {confirmation.message}")
             self.reports += 1
-            if self.plan.tell_every and self.reports % self.plan.tell_every == 0:
-                sys.stdout.write(f"{self.reports}\n")
-                sys.stdout.flush()
 
     def finish(self) -> None:
         """Wait for the answers to what was sent, so that their reports are counted too."""
-        for connection in self.connections.values():
-            connection.socket.settimeout(_ANSWER_SECONDS)
-            self.count(connection.answer())
+        for number, connection in self.connections.items():
+            if number not in self.parked:
+                connection.socket.settimeout(_ANSWER_SECONDS)
+                self.count(connection.answer())
             connection.socket.close()
         self.poll.close()
 
@@ -240,11 +273,13 @@ def generate(plan: Plan) -> Load:
     generator = _Generator(plan)
     generator.prepare()
     generator.run(plan.warm_up_seconds)
-    before = _processor_seconds(plan.processes)
+    before = {name: _processor_seconds(number) for name, number in plan.processes.items()}
+    mine = time.process_time()
     begun = time.perf_counter()
     latencies = sorted(generator.run(plan.seconds))
     elapsed = time.perf_counter() - begun
-    after = _processor_seconds(plan.processes)
+    mine = time.process_time() - mine
+    after = {name: _processor_seconds(number) for name, number in plan.processes.items()}
     generator.finish()
     return Load(
         calls=len(latencies),
@@ -254,23 +289,47 @@ def generate(plan: Plan) -> Load:
         worst_seconds=latencies[-1],
         reports=generator.reports,
         idle_answers=generator.idle_answers,
-        processor_seconds={name: after[name] - before[name] for name in after},
+        processor_seconds={"generator": mine, **{name: _used(before[name], after[name]) for name in after}},
     )
 
 
-def _processor_seconds(processes: dict[str, int]) -> dict[str, float]:
-    """Return the processor time so far of the generator and of each process with its living children."""
-    mine = resource.getrusage(resource.RUSAGE_SELF)
-    found = {"generator": mine.ru_utime + mine.ru_stime}
-    for name, number in processes.items():
-        root = psutil.Process(number)
-        found[name] = 0.0
-        for process in (root, *root.children(recursive=True)):
-            times = process.cpu_times()
-            found[name] += times.user + times.system
-    return found
+def serve_bursts(plan: Plan, calls: int) -> None:
+    """Send a burst for every line on standard input and tell of it on standard output."""
+    generator = _Generator(plan)
+    generator.prepare()
+    for _line in sys.stdin:
+        sys.stdout.write(msgspec.json.encode(generator.burst(calls)).decode() + "\n")
+        sys.stdout.flush()
+    if generator.idle_answers:
+        raise RuntimeError(f"{generator.idle_answers} calls found no task")
+    generator.finish()
+
+
+class _ProcessorSeconds(Struct, frozen=True):
+    living: dict[int, float]  # by process id: a process and all below it
+    ended: float  # of children that were there once
+
+
+def _processor_seconds(number: int) -> _ProcessorSeconds:
+    """Return the processor time so far of a process and its children."""
+    root = psutil.Process(number)
+    times = {process.pid: process.cpu_times() for process in (root, *root.children(recursive=True))}
+    return _ProcessorSeconds(
+        living={pid: each.user + each.system for pid, each in times.items()},
+        ended=sum(each.children_user + each.children_system for each in times.values()),
+    )
+
+
+def _used(before: _ProcessorSeconds, after: _ProcessorSeconds) -> float:
+    """Return what was used between two looks, of processes that began or ended in between as well."""
+    living = sum(seconds - before.living.get(pid, 0.0) for pid, seconds in after.living.items())
+    gone = sum(seconds for pid, seconds in before.living.items() if pid not in after.living)
+    return living + max(0.0, after.ended - before.ended - gone)
 
 
 if __name__ == "__main__":
     wanted = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Plan)
-    sys.stdout.write(msgspec.json.encode(generate(wanted)).decode() + "\n")
+    if wanted.burst is not None:
+        serve_bursts(wanted, wanted.burst)
+    else:
+        sys.stdout.write(msgspec.json.encode(generate(wanted)).decode() + "\n")

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, cast
 
 import msgspec
 from cryptography import x509
@@ -19,7 +20,7 @@ from msgspec import Struct
 from sqlalchemy import make_url
 from xwgrid_server import accounts
 
-from benchmarks.load import Load, Plan, Volunteer
+from benchmarks.load import Burst, Load, Plan, Volunteer
 from tests.grid import Grid
 from tests.postgresql import PostgreSQL
 from xwgrid.model import Count, DigestWork, JobId, JobRequest, JobState
@@ -76,8 +77,8 @@ class Rig(Struct, frozen=True):
             made.append(Volunteer(certificate=str(certificate_file), key=str(key_file)))
         return tuple(made)
 
-    def plan(self, volunteers: tuple[Volunteer, ...], *, seed: str, seconds: float, warm_up_seconds: float,
-             tell_every: int = 0) -> Plan:  # fmt: skip
+    def plan(self, volunteers: tuple[Volunteer, ...], *, seed: str, seconds: float = 0.0, warm_up_seconds: float = 0.0,
+             burst: int | None = None) -> Plan:  # fmt: skip
         """Return a load of these volunteers against this grid."""
         ca = self.grid.folder / "ca.pem"
         ca.write_text(self.grid.authority.pem)
@@ -90,7 +91,7 @@ class Rig(Struct, frozen=True):
             seed=seed,
             warm_up_seconds=warm_up_seconds,
             seconds=seconds,
-            tell_every=tell_every,
+            burst=burst,
             processes=self.processes,
         )
 
@@ -122,31 +123,38 @@ def rig(database: str | None) -> Iterator[Rig]:
         yield Rig(grid, client, kind, versions, processes)
 
 
-class Generator:
-    """The load generator as a process. Iterate over it for the numbers of reports it tells; then ask for its load."""
+def generate(plan: Plan, folder: Path) -> Load:
+    """Run the load generator as a process and return what it measured. Raises RuntimeError when it failed."""
+    with _generator(plan, folder) as process:
+        output, _nothing = process.communicate()
+    return msgspec.json.decode(output, type=Load)
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
-        file = folder / "plan.json"
-        file.write_bytes(msgspec.json.encode(plan))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.load", str(file)], stdout=subprocess.PIPE, cwd=ROOT, env=os.environ
-        )
-        self._last = b""
 
-    def __iter__(self) -> Iterator[int]:
-        assert self._process.stdout is not None  # noqa: S101  # it is a pipe
-        for line in self._process.stdout:
-            self._last = line
-            if line.strip().isdigit():
-                yield int(line)
+@contextlib.contextmanager
+def bursts(plan: Plan, folder: Path) -> Iterator[Callable[[], Burst]]:
+    """Give a function that lets the load generator send one burst. Raises RuntimeError at the end when it failed."""
+    with _generator(plan, folder) as process:
+        # Both are pipes.
+        given, told = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
 
-    def load(self) -> Load:
-        """Wait for the end and return what was measured. Raises RuntimeError when the generator failed."""
-        for _told in self:
-            pass
-        if self._process.wait() != 0:
-            raise RuntimeError("the load generator failed, see above")
-        return msgspec.json.decode(self._last, type=Load)
+        def burst() -> Burst:
+            given.write(b"\n")
+            given.flush()
+            return msgspec.json.decode(told.readline(), type=Burst)
+
+        yield burst
+        given.close()
+
+
+@contextlib.contextmanager
+def _generator(plan: Plan, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    file = folder / "plan.json"
+    file.write_bytes(msgspec.json.encode(plan))
+    command = [sys.executable, "-m", "benchmarks.load", str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        yield process
+    if process.returncode != 0:
+        raise RuntimeError("the load generator failed, see above")
 
 
 def shares(load: Load) -> dict[str, float]:
