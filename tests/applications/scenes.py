@@ -80,6 +80,12 @@ def unpinned(scene: Any, folder: Path) -> None:
     cycles.keyframe_insert("seed", frame=1)
     cycles.seed = 5_000
     cycles.keyframe_insert("seed", frame=24)
+    # One action lies in a strip of its own, as artists keep them.
+    animation = scene.animation_data
+    strip = animation.nla_tracks.new().strips.new("Seed", 1, animation.action)
+    strip.extrapolation = "HOLD"
+    animation.action = None
+    cycles.keyframe_insert("time_limit", frame=1)
     driver = scene.driver_add("cycles.samples").driver
     driver.expression = "40 + frame"
 

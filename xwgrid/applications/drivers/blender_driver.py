@@ -58,6 +58,9 @@ class Frames:
     def __init__(self, work: dict[str, Any]) -> None:
         self.scene = blender_pins.open_scene(work, inputs_folder())
         self.effective = blender_pins.apply_pins(self.scene, work)
+        # Once, to see whether a pin is moved all the same; and it ends a part of a frame that the file may stand at.
+        self.scene.frame_set(self.scene.frame_start)
+        blender_pins.check_pins(self.scene, self.effective)
         self._suffix = _SUFFIXES[self.effective["render.image_settings.file_format"]]
         self._strips = blender_pins.sequencer_strips(self.scene)
         if not blender_pins.has_camera(self.scene) and not self._strips:
@@ -71,10 +74,10 @@ class Frames:
         sign = "-" if number < 0 else ""
         file = task.folder() / f"frame_{sign}{abs(number):04d}{self._suffix}"
         file.unlink(missing_ok=True)
-        self.scene.frame_set(number)
+        # Not frame_set, which would build the whole frame for a viewport first: the renderer builds its own.
+        self.scene.frame_current = number
         if self.scene.camera is None and not self._strips:
             raise TaskError(f"the scene '{self.scene.name}' has no camera on frame {number}")
-        blender_pins.check_pins(self.scene, self.effective)
         self.scene.render.filepath = str(file)
 
         def tell(stats: object, *_: object) -> None:

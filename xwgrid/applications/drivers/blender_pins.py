@@ -95,8 +95,7 @@ def check_pins(scene: Any, effective: dict[str, Any]) -> None:
     for path, value in effective.items():
         if (now := _get(scene, path)) != value:
             raise TaskError(
-                f"on frame {scene.frame_current} the file itself sets {path} to {now}, but the job pins it to {value}: "
-                "remove its animation or driver"
+                f"the file itself sets {path} to {now}, but the job pins it to {value}: remove its animation or driver"
             )
 
 
@@ -222,8 +221,10 @@ def _mute_animation(scene: Any, paths: set[str]) -> None:
     if animation is None:
         return
     curves = [*animation.drivers]
-    if animation.action is not None:
-        curves += _curves(animation.action)
+    actions = [animation.action, *(strip.action for track in animation.nla_tracks for strip in track.strips)]
+    for action in actions:
+        if action is not None:
+            curves += _curves(action)
     for curve in curves:
         if curve.data_path in paths:
             curve.mute = True
