@@ -23,6 +23,7 @@ def main() -> None:
         ("compressed", plain),
         ("unpinned", unpinned),
         ("no_camera", no_camera),
+        ("markers", markers),
         ("sequencer", sequencer),
         ("scripted", scripted),
         ("stereo", stereo),
@@ -92,6 +93,14 @@ def unpinned(scene: Any, folder: Path) -> None:
 
 def no_camera(scene: Any, folder: Path) -> None:
     """Take the camera away."""
+    scene.camera = None
+
+
+def markers(scene: Any, folder: Path) -> None:
+    """Have no camera but those that markers bring: one that sees the cube, from frame 10 one that looks away."""
+    scene.timeline_markers.new("Towards", frame=0).camera = scene.camera
+    bpy.ops.object.camera_add(location=(0.0, -7.0, 0.0), rotation=(-1.5707963, 0.0, 0.0))
+    scene.timeline_markers.new("Away", frame=10).camera = bpy.context.object
     scene.camera = None
 
 

@@ -141,6 +141,16 @@ def test_sequencer_needs_no_camera(tmp_path: Path, scenes: Path) -> None:
     assert len({tuple(pixel) for row in picture.pixels.tolist() for pixel in row}) == 1
 
 
+def test_markers_bring_cameras(tmp_path: Path, scenes: Path) -> None:
+    """Each frame is seen through the camera its markers say, in whatever order the frames come."""
+    request = job("markers.blend")
+    told = render(tmp_path, scenes, request, 12, 5, 20)
+    assert told.failures == [], told.log
+    pinned = Pinned(format="PNG", width=WIDTH, height=HEIGHT, color_depth="8")
+    seen = [pictures.read(told.file(replica), pinned).pixels[..., :3].max() for replica in (1, 2, 3)]
+    assert seen[1] > 100 > max(seen[0], seen[2])
+
+
 def test_scripts_in_a_file_do_not_run(tmp_path: Path, scenes: Path) -> None:
     """A registered script stays text."""
     told = render(tmp_path, scenes, job("scripted.blend"), 1)
