@@ -75,6 +75,8 @@ class Bubblewrap(Struct, frozen=True, kw_only=True):
     as_root: bool  # whether the caller is root
     layout: SystemLayout
     ceiling: Caps = Caps()  # the caller's own hard limits: caps above them could not be set
+    # A kernel before 5.14 counts all processes of the user, not those of the sandbox: what to allow for the others.
+    other_processes: int = 0
 
     @property
     def name(self) -> str:
@@ -84,7 +86,10 @@ class Bubblewrap(Struct, frozen=True, kw_only=True):
 
 def sandboxed(plan: Sandbox, command: tuple[str, ...], tool: Bubblewrap) -> list[str]:
     """Return the argument list that runs `command` as `plan` says. Its paths are those inside the sandbox."""
-    caps = within(plan.caps, tool.ceiling)
+    caps = plan.caps
+    if caps.processes is not None:
+        caps = replace(caps, processes=caps.processes + tool.other_processes)
+    caps = within(caps, tool.ceiling)
     inner = [tool.prlimit, *_prlimit_arguments(caps, processes=True), "--", *command]
     if not tool.as_root:
         return [tool.bwrap, *_isolation(plan, tool.layout), "--", *inner]

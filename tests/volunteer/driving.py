@@ -55,11 +55,19 @@ class Driven:
         )
         self.plan = msgspec.structs.replace(plan, **changes)
         self.events: list[RunnerEvent] = []
+        self._acts: list[tuple[type[RunnerEvent], Callable[[], object]]] = []
         self._wanted: list[tuple[Callable[[RunnerEvent], bool], Deferred[RunnerEvent]]] = []
         self.process = JobProcess(reactor, self.plan, self._hear)
 
+    def on(self, kind: type[RunnerEvent], act: Callable[[], object]) -> None:
+        """Do something, in the listener itself, at each event of this kind."""
+        self._acts.append((kind, act))
+
     def _hear(self, event: RunnerEvent) -> None:
         self.events.append(event)
+        for kind, act in self._acts:
+            if isinstance(event, kind):
+                act()
         for wanted in list(self._wanted):
             if wanted[0](event):
                 self._wanted.remove(wanted)

@@ -256,6 +256,28 @@ class TestEnds(RunnerCase):
 
         return ensureDeferred(run())
 
+    def test_given_too_late(self) -> Deferred[None]:
+        """A task given between a driver's death and its end, as its queue's next, comes back as not begun."""
+
+        async def run() -> None:
+            driven = self.drive("next(tasks())\nsys.exit(5)")
+            driven.on(TaskFailed, lambda: driven.process.give(TWO, {}))
+            driven.process.give(ONE, {})
+            assert (await driven.ended()).unbegun == (TWO,)
+
+        return ensureDeferred(run())
+
+    def test_failing_listener(self) -> Deferred[None]:
+        """A fault in whoever listens does not keep the process from its end."""
+
+        async def run() -> None:
+            driven = self.drive("next(tasks())\nsys.exit(5)")
+            driven.on(TaskFailed, lambda: 1 // 0)
+            driven.process.give(ONE, {})
+            await driven.ended()
+
+        return ensureDeferred(run())
+
     def test_exit(self) -> Deferred[None]:
         """A driver that leaves in mid task fails it, with its exit status."""
 
@@ -328,8 +350,9 @@ class TestEnds(RunnerCase):
             pid = driven.process.pid
             assert pid is not None
             top = psutil.Process(pid)
-            stopped = [each.status() for each in (top, *top.children(recursive=True))]
-            assert stopped.count(psutil.STATUS_STOPPED) >= 2
+            # A signal is delivered when its receiver is next looked at, on a busy machine a little later.
+            while [each.status() for each in (top, *top.children(recursive=True))].count(psutil.STATUS_STOPPED) < 2:
+                await deferLater(reactor, 0.01)
             # Longer than the task may take: time as such is the thing under test here.
             await deferLater(reactor, 2.2)
             heard = len(driven.events)
@@ -525,7 +548,7 @@ class TestBounds(RunnerCase):
             )
             assert failed.message == "the program ended with status 9"
             assert "stopped after " in failed.log_tail
-            assert int(failed.log_tail.split("stopped after ")[1].split()[0]) < 64
+            assert int(failed.log_tail.split("stopped after ")[1].split()[0]) < 64 + 4 * (os.cpu_count() or 1)
 
         return ensureDeferred(run())
 

@@ -195,12 +195,13 @@ def test_no_further_namespaces(who: str) -> None:
 
 def test_ends_with_its_parent(who: str) -> None:
     """Killing the process that was started ends everything inside: the pipe it holds closes."""
-    arguments = sandboxed(Sandbox(), ("/usr/bin/sleep", "600"), tool_of(who))
+    arguments = sandboxed(Sandbox(), ("/bin/sh", "-c", "echo up; exec sleep 600"), tool_of(who))
     if who == "nobody":
         arguments = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", *arguments]
     reading, writing = os.pipe()
     process = subprocess.Popen([*arguments], stdout=writing, cwd="/")
     os.close(writing)
+    assert os.read(reading, 3) == b"up\n"
     process.kill()
     process.wait()
     assert os.read(reading, 1) == b""

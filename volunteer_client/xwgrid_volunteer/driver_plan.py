@@ -14,6 +14,7 @@ from xwgrid_volunteer.staging import Staged
 
 # What a runtime itself opens: libraries, fonts, caches, pipes.
 _OPEN_FILES = 4_096
+_THREADS_PER_CORE = 4
 
 
 class JobPlan(Struct, frozen=True, kw_only=True):
@@ -53,16 +54,24 @@ def places(runtime: Iterable[str]) -> Places:
     raise AssertionError("each runtime path can take one prefix at most")
 
 
-def command_line(plan: JobPlan, *, prlimit: str | None, ceiling: Caps) -> tuple[list[str], dict[str, str]]:
+class Bare(Struct, frozen=True, kw_only=True):
+    """What a host has that cannot build a sandbox."""
+
+    prlimit: str | None  # the program that sets limits; None: then there are none
+    setsid: str | None  # the one that keeps the terminal's Ctrl-C, which is meant for the daemon, from the driver
+    ceiling: Caps  # the caller's own hard limits
+
+
+def command_line(plan: JobPlan, *, cores: int, bare: Bare) -> tuple[list[str], dict[str, str]]:
     """Return the argument list that starts the driver, and the environment to start it with.
 
-    `prlimit` and `ceiling` (the caller's own hard limits) serve where there is no sandbox: the program that sets the
-    job's limits, None for a host that has none.
+    `bare` serves where there is no sandbox.
     """
     tool = plan.tool
     caps = Caps(
         memory_bytes=plan.limits.memory_bytes,
-        processes=plan.limits.processes,
+        # Renderers start some threads per core, and no requester knows how many cores there are.
+        processes=plan.limits.processes + _THREADS_PER_CORE * cores,
         file_bytes=plan.limits.result_bytes,
         open_files=_OPEN_FILES,
     )
@@ -75,9 +84,10 @@ def command_line(plan: JobPlan, *, prlimit: str | None, ceiling: Caps) -> tuple[
         )
         command = _command(plan, here)
         environment = _environment(here, home=here.work)
-        if prlimit is None:
-            return list(command), environment
-        return limited(Sandbox(caps=caps), command, prlimit=prlimit, ceiling=ceiling), environment
+        arguments = list(command)
+        if bare.prlimit is not None:
+            arguments = limited(Sandbox(caps=caps), command, prlimit=bare.prlimit, ceiling=bare.ceiling)
+        return [bare.setsid, *arguments] if bare.setsid is not None else arguments, environment
     binds = shown(plan.runtime.read_only, tool.layout)
     there = places(bind.target for bind in binds)
     sandbox = Sandbox(

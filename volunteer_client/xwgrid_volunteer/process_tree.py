@@ -20,10 +20,7 @@ def processes(top: int | None, *, marker: str | None) -> list[int]:
     process namespace are left out, since they must live to bury the others. Else it is the value of XWGRID_WORK that
     marks the driver's processes: one that has made itself independent is found by it, also when `top` is gone (None).
     """
-    found: list[int] = []
-    if top is not None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found = [child.pid for child in psutil.Process(top).children(recursive=True)]
+    found = [] if top is None else _descendants(top)
     if marker is None:
         return sorted(pid for pid in found if _in_a_namespace(pid))
     marked = f"XWGRID_WORK={marker}".encode()
@@ -60,7 +57,14 @@ def kill(top: int | None, *, marker: str | None) -> None:
         _signal(fresh, signal.SIGKILL)
         killed |= fresh
     if not killed and top is not None:  # bubblewrap has not got so far yet
-        _signal({top}, signal.SIGKILL)
+        _signal({top, *_descendants(top)}, signal.SIGKILL)
+
+
+def _descendants(top: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(top).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _signal(pids: set[int], number: signal.Signals) -> None:

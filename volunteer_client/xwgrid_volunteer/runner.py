@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -29,12 +30,14 @@ from xwgrid_volunteer.driver_output import (
     SaidProgress,
     SaidReady,
 )
-from xwgrid_volunteer.driver_plan import JobPlan, command_line
+from xwgrid_volunteer.driver_plan import Bare, JobPlan, command_line
 from xwgrid_volunteer.exit_reasons import explain
 from xwgrid_volunteer.runner_events import Ended, Progress, Ready, RunnerEvent, TaskFailed, TaskFinished
 from xwgrid_volunteer.stoppable_timer import StoppableTimer
 
 __all__ = ["Ended", "JobPlan", "JobProcess", "Progress", "Ready", "RunnerEvent", "TaskFailed", "TaskFinished"]
+
+_log = logging.getLogger(__name__)
 
 # More than any honest renderer writes while it works on one task; a flood would keep the daemon from everything else.
 _MAX_OUTPUT = 256 << 20
@@ -66,14 +69,15 @@ class JobProcess(ProcessProtocol):
     def __init__(self, reactor: Any, plan: JobPlan, listener: Callable[[RunnerEvent], None]) -> None:
         self._reactor = reactor
         self._plan = plan
-        self._tell = listener
+        self._listener = listener
         self._log = LogTail()
         self._output = Output(self._log)
         self._written = 0
         self._tasks: deque[_Task] = deque()
         self._results = 0
         self._ready: SaidReady | None = None
-        self._quitting = self._suspended = self._ended = False
+        self._late: list[ReplicaId] = []
+        self._quitting = self._suspended = self._ended = self._told_end = False
         self._stopped_by_us: str | None = None
         self._exited = False
         self._waiters: list[Deferred[None]] = []
@@ -102,10 +106,8 @@ class JobProcess(ProcessProtocol):
 
     def start(self) -> None:
         """Spawn the process. A start that fails is told by `Ended`, never raised."""
-        arguments, environment = command_line(self._plan, prlimit=shutil.which("prlimit"), ceiling=own_ceiling())
-        setsid = shutil.which("setsid")
-        if self._plan.tool is None and setsid is not None:
-            arguments = [setsid, *arguments]  # the terminal's Ctrl-C is meant for the daemon
+        bare = Bare(prlimit=shutil.which("prlimit"), setsid=shutil.which("setsid"), ceiling=own_ceiling())
+        arguments, environment = command_line(self._plan, cores=os.cpu_count() or 1, bare=bare)
         self._limit.start(self._plan.start_seconds, self._too_slow)
         try:
             self._reactor.spawnProcess(self, arguments[0], arguments, env=environment, path=str(self._plan.staged.work))
@@ -114,9 +116,15 @@ class JobProcess(ProcessProtocol):
             self._finish(Cause.EXITED, f"the program {arguments[0]} cannot be started: {error.strerror}")
 
     def give(self, replica: ReplicaId, arguments: Mapping[str, int | str]) -> None:
-        """Queue a task. The driver gets it at once, also while it works on another. Raises Conflict once ended."""
+        """Queue a task. The driver gets it at once, also while it works on another.
+
+        One given when the process is ending comes back in `Ended.unbegun`. Raises Conflict once that was told.
+        """
+        if self._told_end:
+            raise Conflict(f"the driver has ended: replica {replica} needs another", replica=replica)
         if self._ended or self._exited or self._quitting or self._stopped_by_us is not None:
-            raise Conflict(f"the driver has ended or is about to: replica {replica} needs another", replica=replica)
+            self._late.append(replica)
+            return
         nobody = self._plan.tool is not None and self._plan.tool.as_root
         folder = task_output.fresh_folder(self._plan.staged.work, str(replica), for_nobody=nobody)
         self._tasks.append(_Task(replica=replica, folder=folder))
@@ -319,7 +327,10 @@ class JobProcess(ProcessProtocol):
             self._finish(None, self._stopped_by_us)
         else:
             value: Any = reason.value  # ProcessDone or ProcessTerminated
-            self._finish(*explain(value.exitCode, value.signal, sandboxed=self._plan.tool is not None))
+            if value.exitCode == 0 and not self._tasks:
+                self._finish(None, "it ended in good order")
+            else:
+                self._finish(*explain(value.exitCode, value.signal, sandboxed=self._plan.tool is not None))
 
     def _finish(self, cause: Cause | None, message: str) -> None:
         if self._ended:
@@ -329,12 +340,19 @@ class JobProcess(ProcessProtocol):
             timer.cancel()
         if cause is not None and self._tasks:
             self._tell(self._failed(self._tasks.popleft(), cause, message, self._limit.elapsed))
-        unbegun = tuple(task.replica for task in self._tasks)
+        unbegun = (*(task.replica for task in self._tasks), *self._late)
         self._tasks.clear()
+        self._told_end = True
         self._tell(Ended(message=message, unbegun=unbegun, log_tail=self._log.text()))
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.callback(None)
+
+    def _tell(self, event: RunnerEvent) -> None:
+        try:
+            self._listener(event)
+        except Exception:  # noqa: BLE001  # a fault of the listener's must not keep a process from its end
+            _log.exception("a listener failed")
 
     def _when_ended(self) -> Deferred[None]:
         waiter: Deferred[None] = Deferred()

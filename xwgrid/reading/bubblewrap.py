@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -13,6 +15,10 @@ from msgspec import Struct
 from xwgrid.sandboxing import Bubblewrap, Caps, Sandbox, SystemLayout, sandboxed
 
 _TRIAL_SECONDS = 20.0  # a healthy start takes 0.1 s; a machine under full load much longer
+# From this kernel on the limit on processes counts those of a user namespace. Before, all of the user's: then it must
+# leave room for a whole desktop, and still stops a fork bomb.
+_COUNTS_BY_NAMESPACE = (5, 14)
+_A_DESKTOP = 4_096
 # What programs need of /etc: where libraries are, which alternative is chosen, fonts, graphics drivers, the time zone.
 _ETC = (
     "ld.so.cache",
@@ -55,6 +61,7 @@ def find_bubblewrap() -> Bubblewrap | Missing:
             as_root=os.geteuid() == 0,
             layout=system_layout(),
             ceiling=own_ceiling(),
+            other_processes=0 if _kernel() >= _COUNTS_BY_NAMESPACE else _A_DESKTOP,
         )
         plan = Sandbox(caps=Caps(memory_bytes=1 << 30, processes=16, file_bytes=1 << 20))
         trial = subprocess.run(
@@ -88,6 +95,10 @@ def system_layout() -> SystemLayout:
             folders.append(str(path))
     folders += [str(Path("/etc", name)) for name in _ETC if Path("/etc", name).exists()]
     return SystemLayout(folders=tuple(folders), links=tuple(links))
+
+
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
 
 
 def own_ceiling() -> Caps:
