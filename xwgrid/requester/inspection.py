@@ -21,6 +21,10 @@ from xwgrid.requester.settings import Settings
 
 _RUNTIME_FOLDER = re.compile(r"blender-bpy-(\d+(?:\.\d+)*)")
 _TAIL = 1_500
+_ANOTHER_BLENDER = (
+    " (to get one for the grid: xwgrid-volunteer runtime install blender; "
+    "to name one you have: `blender` in requester.toml)"
+)
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -141,7 +145,8 @@ def inspect(renderer: Renderer, scene_file: Path, seconds: float) -> FileFacts:
     except msgspec.MsgspecError as error:
         raise GridError(f"{renderer.command[0]} gave an answer that is not understood: {error}") from error
     if line.problem is not None:
-        raise BadInput(line.problem.message, file=str(scene_file), problem=line.problem.kind)
+        more = _ANOTHER_BLENDER if line.problem.kind == "newer" else ""
+        raise BadInput(line.problem.message + more, file=str(scene_file), problem=line.problem.kind)
     scene = next((each for each in line.scenes if each.name == line.scene), None)
     if scene is None:
         raise BadInput(f"{scene_file} has no scene of its own to render", file=str(scene_file))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
+import zstandard
 from blender_asset_tracer import blendfile, bpathlib, trace
-from blender_asset_tracer.blendfile.exceptions import BlendFileError
 from blender_asset_tracer.pack import Packer
 from blender_asset_tracer.pack.transfer import FileTransferer
 from blender_asset_tracer.trace.result import BlockUsage
@@ -17,8 +19,12 @@ from msgspec import Struct
 from xwgrid.errors import BadInput
 from xwgrid.requester.inspection import Reference
 
-# What a .blend may begin with: plain, gzip (until 2.9), Zstandard (since 3.0; with or without a skippable frame).
-_BEGINNINGS = (b"BLENDER", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+# What a .blend may begin with: plain, gzip (until 2.9), Zstandard (since 3.0).
+_GZIP = b"\x1f\x8b"
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_BEGINNINGS = (b"BLENDER", _GZIP, _ZSTANDARD)
+_CHUNK_BYTES = 1 << 20
+_END_BYTES = 64
 
 
 class Tree(Struct, frozen=True, kw_only=True):
@@ -27,7 +33,6 @@ class Tree(Struct, frozen=True, kw_only=True):
     scene_file: str
     files: tuple[tuple[str, Path], ...]
     missing: tuple[Path, ...]  # referred to, used or not, and not there
-    saved_by: str  # Blender version, "4.5"
 
 
 def check_is_blend(scene: Path) -> None:
@@ -56,7 +61,7 @@ def traced(scene: Path, besides: Collection[Reference] = ()) -> Iterator[Tree]:
     blendfile.close_all_cached()
     try:
         with _damage_told(scene):
-            saved_by = _check_whole(scene)
+            _check_whole(scene)
             usages = list(trace.deps(scene))
         found, missing = _files_of(usages)
         known = {path.resolve() for _usage, paths in found for path in paths}
@@ -68,7 +73,7 @@ def traced(scene: Path, besides: Collection[Reference] = ()) -> Iterator[Tree]:
             root, rewrite = scene.parent, True
         if not rewrite:
             files = {path.relative_to(root).as_posix(): path for path in (*near, *more)}
-            yield _tree(scene.relative_to(root).as_posix(), files, missing, saved_by)
+            yield _tree(scene.relative_to(root).as_posix(), files, missing)
             return
         packer = _RecordingPacker(scene, root, "/job")
         with packer:
@@ -77,7 +82,7 @@ def traced(scene: Path, besides: Collection[Reference] = ()) -> Iterator[Tree]:
                 packer.execute()
             files = packer.recorded()
             files |= {_inside(path, root): path for path in more}
-            yield _tree(scene.relative_to(root).as_posix(), files, missing, saved_by)
+            yield _tree(scene.relative_to(root).as_posix(), files, missing)
     finally:
         blendfile.close_all_cached()
 
@@ -114,14 +119,30 @@ class _Recorder(FileTransferer):
             self.files.append((str(target), Path(source)))
 
 
-def _check_whole(scene: Path) -> str:
-    """Return the version that saved the scene. Raises BlendFileError when the file ends before its end mark."""
-    file = blendfile.open_cached(scene)
-    last = file.blocks[-1]
-    file.fileobj.seek(last.file_offset + last.size, os.SEEK_SET)
-    if file.fileobj.read(4) != b"ENDB":
-        raise BlendFileError("the end mark is missing", scene)
-    return f"{file.header.version // 100}.{file.header.version % 100}"
+def _check_whole(scene: Path) -> None:
+    """Refuse a file that ends before its end mark, before the asset tracer trusts what it says. Raises EOFError."""
+    with _unpacked(scene) as file:
+        before = last = b""
+        while chunk := file.read(_CHUNK_BYTES):
+            before, last = last, chunk
+    # The end mark is the head of an empty block, of 20 to 32 bytes.
+    if b"ENDB" not in (before + last)[-_END_BYTES:]:
+        raise EOFError("the end mark is missing")
+
+
+@contextlib.contextmanager
+def _unpacked(scene: Path) -> Iterator[BinaryIO | gzip.GzipFile | zstandard.ZstdDecompressionReader]:
+    with scene.open("rb") as file:
+        beginning = file.read(4)
+        file.seek(0)
+        if beginning.startswith(_GZIP):
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked
+        elif beginning == _ZSTANDARD:
+            with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader:
+                yield reader
+        else:
+            yield file
 
 
 def _files_of(usages: Iterable[BlockUsage]) -> tuple[list[tuple[BlockUsage, list[Path]]], set[Path]]:
@@ -175,12 +196,11 @@ def _unmovable(path: Path, what: str) -> BadInput:
     )
 
 
-def _tree(scene_file: str, files: dict[str, Path], missing: set[Path], saved_by: str) -> Tree:
+def _tree(scene_file: str, files: dict[str, Path], missing: set[Path]) -> Tree:
     return Tree(
         scene_file=scene_file,
         files=tuple(sorted(files.items())),
         missing=tuple(sorted(missing)),
-        saved_by=saved_by,
     )
 
 

@@ -175,7 +175,8 @@ def _fetch(client: GridClient, file: ResultFile, partial: Path, received: Callab
         refuse(response)
         goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
         with partial.open("ab" if goes_on else "wb") as target:
-            for chunk in response.iter_bytes(CHUNK_BYTES):
+            # As they come: in chunks of a given size, what came before a cut would be lost.
+            for chunk in response.iter_raw():
                 target.write(chunk)
                 received(len(chunk))
             target.flush()
