@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -10,26 +11,22 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 from twisted.internet import error as network
-from twisted.internet import ssl as twisted_ssl
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.protocol import Protocol as TwistedProtocol
-from twisted.internet.protocol import connectionDone
-from twisted.python.failure import Failure
 from twisted.web import client as twisted_web
-from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.client import ResponseFailed
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from xwgrid import wire
-from xwgrid.errors import Conflict, GridError, Unauthenticated, Unavailable
+from xwgrid.errors import Conflict, GridError, NotFound, Unauthenticated, Unavailable
 from xwgrid.model import Digest, ReplicaId, ResultFile, Seconds
 from xwgrid.wire import WorkAnswer, WorkRequest
+from xwgrid_volunteer.connections import Line, Route, client_tls
 from xwgrid_volunteer.enrolment import Identity
-from xwgrid_volunteer.proxy import Proxy, TunnelEndpoint
+from xwgrid_volunteer.proxy import Proxy
+from xwgrid_volunteer.streams import Quiet, Receiver, Sender
 
-# Twisted's web client and TLS functions have no types.
-ssl: Any = twisted_ssl
+# Twisted's web client has no types.
 web: Any = twisted_web
 
 # A refusal is a sentence; more than this is not from an xwgrid server.
@@ -75,8 +72,8 @@ class GridApi:
         self._base = identity.enrolment.volunteer_url.rstrip("/")
         self._pool = web.HTTPConnectionPool(reactor, persistent=True)
         self._pool.maxPersistentPerHost = _CONNECTIONS
-        route = _Route(reactor, _tls(identity, parts.hostname or ""), proxy, patience.connect)
-        self._agent = web.Agent.usingEndpointFactory(reactor, route, self._pool)
+        self._pool.retryAutomatically = False  # what is worth a second try is tried again here
+        self._route = Route(reactor, client_tls(identity, parts.hostname or ""), proxy, patience.connect)
 
     async def work(self, request: WorkRequest) -> WorkAnswer:
         """Report, renew, take. Raises Unavailable when nobody answers in time: nothing is lost, ask again."""
@@ -151,9 +148,9 @@ class GridApi:
             "Upload-Offset": str(offset),
             "Upload-Length": str(size),
         }
-        with path.open("rb") as file:
-            file.seek(offset)
-            response = await self._request("PUT", place, headers, file)
+        file = path.open("rb")  # the producer closes it, when it is read or given up
+        file.seek(offset)
+        response = await self._request("PUT", place, headers, file)
         if response.code == 409 and (wanted := _upload_offset(response)) is not None:
             await self._read(response, _limited(lambda _data: None, _MAX_REFUSAL_BYTES))
             return wanted
@@ -169,7 +166,7 @@ class GridApi:
             return None
         wanted = _upload_offset(response)
         if wanted is None:
-            raise wire.error_from_body(b"", response.code)
+            raise _explained_status(response.code)
         return wanted
 
     def close(self) -> Deferred[None]:
@@ -181,32 +178,41 @@ class GridApi:
         parts: list[bytes] = []
         await self._read(response, _limited(parts.append, _MAX_REFUSAL_BYTES))
         error = wire.error_from_body(b"".join(parts), response.code)
-        if type(error) is GridError and response.code in (408, 429, 500, 502, 503, 504):
-            return Unavailable(f"the server, or something in front of it, answered {response.code}")
-        if type(error) is GridError and response.code == 401:
-            return Unauthenticated("the server does not accept this volunteer's certificate")
-        if type(error) is GridError and response.code == 409:
-            return Conflict("the server says that things have changed in between")
-        return error
+        # A body that is none of ours: from something in front of the server.
+        return _explained_status(response.code) if type(error) is GridError else error
 
     async def _request(
-        self, method: str, path: str, headers: dict[str, str], body: Any = None, silence: Seconds | None = None
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: BinaryIO | None = None,
+        silence: Seconds | None = None,
     ) -> Any:
-        quiet = _Quiet(self._reactor, silence or self._patience.silence)
-        producer = web.FileBodyProducer(_Watched(body, quiet)) if body is not None else None
-        sent = self._agent.request(
+        quiet = Quiet(self._reactor, silence or self._patience.silence)
+        sender = None if body is None else Sender(self._reactor, body, _length(body), quiet)
+        line = Line(self._pool)
+        sent = web.Agent.usingEndpointFactory(self._reactor, self._route, line).request(
             method.encode(),
             (self._base + path).encode(),
             Headers({name: [value] for name, value in headers.items()}),
-            producer,
+            sender,
         )
-        return await _in_time(sent, quiet, f"{self._base} did not answer")
+        try:
+            response = await _in_time(sent, quiet, f"{self._base} did not answer")
+        finally:
+            if sender is not None:
+                sender.give_up()
+        if sender is not None and not sender.done:
+            # A refusal came before the end of what is refused: the rest is of no use to anybody.
+            await line.abort()
+        return response
 
     async def _read(self, response: Any, take: Callable[[bytes], None]) -> None:
         if response.length == 0:
             return
-        quiet = _Quiet(self._reactor, self._patience.silence)
-        receiver = _Receiver(take, quiet)
+        quiet = Quiet(self._reactor, self._patience.silence)
+        receiver = Receiver(take, quiet)
         response.deliverBody(receiver)
         length = response.length if response.length is not UNKNOWN_LENGTH else None
         await _in_time(receiver.finished, quiet, f"{self._base} stopped in the middle of an answer")
@@ -214,9 +220,29 @@ class GridApi:
             raise Unavailable(f"{self._base} stopped in the middle of an answer")
 
 
+def _length(body: BinaryIO) -> int:
+    here = body.tell()
+    end = body.seek(0, os.SEEK_END)
+    body.seek(here)
+    return end - here
+
+
 def _upload_offset(response: Any) -> int | None:
     found = response.headers.getRawHeaders("Upload-Offset", [""])[0]
     return int(found) if found.isdigit() else None
+
+
+def _explained_status(status: int) -> GridError:
+    """Return the error of a refusal without a sentence."""
+    if status == 401:
+        return Unauthenticated("the server does not accept this volunteer's certificate")
+    if status == 404:
+        return NotFound("the server knows no such lease or blob of this volunteer")
+    if status == 409:
+        return Conflict("the server says that things have changed in between")
+    if status in {408, 429, 500, 502, 503, 504}:
+        return Unavailable(f"the server, or something in front of it, answered {status}")
+    return wire.error_from_body(b"", status)
 
 
 def _limited(take: Callable[[bytes], object], limit: int) -> Callable[[bytes], None]:
@@ -232,63 +258,7 @@ def _limited(take: Callable[[bytes], object], limit: int) -> Callable[[bytes], N
     return checked
 
 
-def _tls(identity: Identity, host: str) -> Any:
-    ca = ssl.Certificate.loadPEM(identity.ca_pem)
-    own = ssl.PrivateCertificate.loadPEM(identity.certificate_pem + b"\n" + identity.key_pem)
-    return ssl.optionsForClientTLS(
-        host,
-        trustRoot=ssl.trustRootFromCertificates([ca]),
-        clientCertificate=own,
-        # Without this HTTP/2 is spoken as soon as the h2 package is installed.
-        acceptableProtocols=[b"http/1.1"],
-    )
-
-
-class _Route:
-    """Tells the agent how to reach the server: straight, or through the proxy's tunnel."""
-
-    def __init__(self, reactor: Any, tls: Any, proxy: Proxy | None, seconds: Seconds) -> None:
-        self._reactor = reactor
-        self._tls = tls
-        self._proxy = proxy
-        self._seconds = seconds
-
-    def endpointForURI(self, uri: Any) -> Any:
-        host, port = uri.host.decode("ascii").strip("[]"), uri.port
-        if self._proxy is None:
-            way: Any = HostnameEndpoint(self._reactor, host, port, timeout=self._seconds)
-        else:
-            to_proxy = HostnameEndpoint(self._reactor, self._proxy.host, self._proxy.port, timeout=self._seconds)
-            way = TunnelEndpoint(to_proxy, self._proxy, host, port)
-        return wrapClientTLS(self._tls, way)
-
-
-class _Quiet:
-    """Cancels what it watches when nothing has moved for too long."""
-
-    def __init__(self, reactor: Any, seconds: Seconds) -> None:
-        self._reactor = reactor
-        self._seconds = seconds
-        self._timer: Any = None
-        self.over = False
-
-    def watch(self, cancel: Callable[[], None]) -> None:
-        def ring() -> None:
-            self.over = True
-            cancel()
-
-        self._timer = self._reactor.callLater(self._seconds, ring)
-
-    def moved(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.reset(self._seconds)
-
-    def end(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-
-
-async def _in_time(waited: Deferred[Any], quiet: _Quiet, what: str) -> Any:
+async def _in_time(waited: Deferred[Any], quiet: Quiet, what: str) -> Any:
     quiet.watch(waited.cancel)
     try:
         return await waited
@@ -324,60 +294,3 @@ def _explained(error: Exception, what: str) -> GridError:
     if isinstance(error, network.ConnectError | network.DNSLookupError | ResponseFailed):
         return Unavailable(f"{what}: {text}")
     return Unavailable(f"{what}: {type(error).__name__}: {text}")
-
-
-class _Watched:
-    """A file, or bytes, to send: every read is a sign of life."""
-
-    def __init__(self, body: BinaryIO, quiet: _Quiet) -> None:
-        self._body = body
-        self._quiet = quiet
-
-    def read(self, size: int) -> bytes:
-        self._quiet.moved()
-        return self._body.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._body.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._body.tell()
-
-    def close(self) -> None:
-        self._body.close()
-
-
-class _Receiver(TwistedProtocol):
-    """Takes an answer's body; what `take` raises ends the connection and is the call's failure."""
-
-    transport: Any
-
-    def __init__(self, take: Callable[[bytes], None], quiet: _Quiet) -> None:
-        self._take = take
-        self._quiet = quiet
-        self.received = 0
-        self.finished: Deferred[None] = Deferred(lambda _cancelled: self._abort())
-
-    def dataReceived(self, data: bytes) -> None:
-        if self.finished.called:
-            return
-        self._quiet.moved()
-        self.received += len(data)
-        try:
-            self._take(data)
-        except (GridError, OSError) as error:
-            self.finished.errback(error)
-            self._abort()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.finished.called:
-            return
-        if isinstance(reason.value, ResponseDone):
-            self.finished.callback(None)
-        else:
-            self.finished.errback(reason)
-
-    def _abort(self) -> None:
-        abort = getattr(self.transport, "abortConnection", None)
-        if abort is not None:
-            abort()
