@@ -64,7 +64,10 @@ class ApiRequest(StreamingRequest, server.Request):
 
     def respond(self) -> None:
         """Let klein find the route."""
-        server.Request.process(self)
+        if "\ufffd" in self.head.path:
+            http_answers.refuse(self, _unmounted())  # no route has it, and klein would answer in words of its own
+        else:
+            server.Request.process(self)
 
     def getRequestHostname(self) -> bytes:  # noqa: N802  # Twisted's name
         """Return one and the same name: no route asks for another, and strangers write what they like there."""
