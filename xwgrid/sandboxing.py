@@ -96,7 +96,9 @@ def sandboxed(plan: Sandbox, command: tuple[str, ...], tool: Bubblewrap) -> list
     moved, doors = _through_anteroom(plan)
     return [
         tool.bwrap,
-        *_parent(plan),
+        # Its first process ends with this one, and takes everything inside along. Without a process namespace here the
+        # kernel would ask whether this one, root without capabilities, may kill what runs as somebody else: it may not.
+        *("--unshare-pid", *_parent(plan)),
         *_system(tool.layout),
         # Uncovered, or the kernel would refuse a fresh /proc to the second step.
         *("--bind", "/proc", "/proc", "--dev-bind", "/dev", "/dev"),

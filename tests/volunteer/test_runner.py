@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -551,6 +553,49 @@ class TestBounds(RunnerCase):
             assert int(failed.log_tail.split("stopped after ")[1].split()[0]) < 64 + 4 * (os.cpu_count() or 1)
 
         return ensureDeferred(run())
+
+
+DAEMON = """
+import sys
+from pathlib import Path
+from twisted.internet import reactor
+from tests.volunteer.driving import Driven
+from xwgrid_volunteer.runner import Progress
+script = '''
+import subprocess
+for replica, folder, arguments in tasks():
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", MARKER], start_new_session=True)
+    say(event="progress", replica=replica, done=0.5)
+    time.sleep(600)
+'''
+driven = Driven(Path(sys.argv[1]), script.replace("MARKER", repr(sys.argv[2])))
+driven.on(Progress, lambda: print("rendering", flush=True))
+reactor.callWhenRunning(driven.process.start)
+reactor.callWhenRunning(driven.process.give, 1, {})
+reactor.run()
+"""
+
+
+def test_killed_daemon(tmp_path: Path) -> None:
+    """A daemon that is killed, with no chance to tidy up, takes its sandboxed drivers along."""
+    marker = uuid4().hex
+    tmp_path.chmod(0o755)
+    daemon = subprocess.Popen(
+        [PYTHON, "-c", DAEMON, str(tmp_path / "job"), marker],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert daemon.stdout is not None
+    assert daemon.stdout.readline() == b"rendering\n"
+    rendering = [psutil.Process(pid) for pid in marked_processes(marker)]
+    assert len(rendering) >= 2
+    daemon.kill()
+    daemon.wait()
+    daemon.stdout.close()
+    gone, alive = psutil.wait_procs([each for each in rendering if each.pid != daemon.pid], timeout=30)
+    assert gone
+    assert [each for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_sandbox_is_here() -> None:
