@@ -81,7 +81,7 @@ def _driver(
 ) -> Iterator[tuple[subprocess.Popen[str], Any]]:
     """Start the driver in a session of its own, of which nothing is left afterwards."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("XWGRID_")}
-    places = {"XWGRID_INPUTS": str(inputs), "XWGRID_WORK": str(work), "HOME": str(work)}
+    places = {"XWGRID_INPUTS": str(inputs), "XWGRID_WORK": str(work), "HOME": str(work), "TMPDIR": str(work)}
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(

@@ -124,9 +124,9 @@ def inspect(renderer: Renderer, scene_file: Path, seconds: float) -> FileFacts:
 
     Raises BadInput when it does not open there (damaged, newer, too slow), GridError when Blender itself does not run.
     """
-    # A private home: neither the user's start-up file nor add-ons have a say.
+    # A private home: neither the user's start-up file nor add-ons have a say. Temporary files stay there, too.
     with tempfile.TemporaryDirectory(prefix="xwgrid-inspect-") as home:
-        environment = os.environ | {"HOME": home, "BLENDER_USER_RESOURCES": home}
+        environment = os.environ | {"HOME": home, "BLENDER_USER_RESOURCES": home, "TMPDIR": home}
         status, output, log = _run(renderer.run("inspect_scene.py", str(scene_file)), environment, scene_file, seconds)
     lines = [line for line in output.splitlines() if line.startswith("{")]
     if not lines:
