@@ -23,6 +23,7 @@ def main() -> None:
     scene.camera = bpy.context.object
     scene.render.engine = "CYCLES"
     scene.cycles.samples = 4
+    scene.cycles.use_adaptive_sampling = False  # more samples are to take longer
     scene.cycles.use_denoising = False
     scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = 64, 36, 100
     scene.frame_start, scene.frame_end = 1, 24
