@@ -1,4 +1,4 @@
-"""The pure parts around a driver: where its folders are, what its output says, why it ended, how its time is counted."""
+"""The pure parts around a driver: where its folders are, what its output says, why it ended, how time is counted."""
 
 from __future__ import annotations
 
