@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from xwgrid_server import authority
 
 from xwgrid import wire
-from xwgrid.errors import NotFound, Unauthenticated
+from xwgrid.errors import NotFound, Unauthenticated, Unavailable
 from xwgrid.requester.settings import Credentials
 from xwgrid.tokens import Token
 
@@ -35,6 +35,8 @@ class SmallServer:
         self.cut: list[int] = []
         self.events: list[list[wire.Event]] = []
         self.asked: list[str] = []
+        self._refusals = 3
+        self._refusing = False
         self.user = wire.UserView(name="ada", role="requester")
         credential = self.ca.issue_server(["127.0.0.1"], time.time())
         file = folder / "server.pem"
@@ -65,6 +67,17 @@ class SmallServer:
     def credentials(self) -> Credentials:
         """Return what logging in here gives."""
         return Credentials(token=self.token(), ca_pem=self.ca.pem)
+
+    def unavailable(self) -> None:
+        """Refuse the next streams, three altogether, as a server does that is being started."""
+        self._refusing = True
+
+    def refuses(self) -> bool:
+        """Tell whether this stream is to be refused."""
+        if self._refusing and self._refusals:
+            self._refusals -= 1
+            return True
+        return False
 
     def add(self, data: bytes) -> str:
         """Hold a blob and return its name."""
@@ -106,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(401, wire.error_body(error))
         elif self.path == "/v1/whoami":
             self._answer(200, wire.encode(self.owner.user))
+        elif self.path.endswith("/events") and self.owner.refuses():
+            self._answer(503, wire.error_body(Unavailable("the server is starting: try again in a moment")))
         elif self.path.endswith("/events"):
             self._events()
         elif name in self.owner.blobs:

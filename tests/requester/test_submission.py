@@ -111,6 +111,13 @@ def test_an_output_folder_that_cannot_be_written_is_refused(
     assert server.asked == []
 
 
+def test_a_refused_job_leaves_no_folder(scenes: Path, settings_file: Path, tmp_path: Path) -> None:
+    """An output folder that could be written is not left behind when the scene is refused."""
+    status, _said = submit(settings_file, scenes / "no_camera.blend", "--out", str(tmp_path / "new" / "out"))
+    assert status == 2
+    assert not (tmp_path / "new").exists()
+
+
 def test_packed_and_unused_files_are_not_missing(scenes: Path, settings: Settings) -> None:
     """A packed picture, and one that nothing uses, may be absent from the disk."""
     with prepared(scenes / "packed.blend", Wishes(), settings, QUIET) as job:

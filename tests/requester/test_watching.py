@@ -67,6 +67,20 @@ def test_without_a_terminal_there_are_lines(server: SmallServer) -> None:
     assert heard == [0, 4]
 
 
+def test_a_server_that_goes_away_is_waited_for(server: SmallServer) -> None:
+    """However often the stream breaks off in one outage, it is told once, and the watching goes on."""
+    server.events = [[Event(job=job(0))], [Event(job=job(4, JobState.FINISHED))]]
+    told = io.StringIO()
+    with GridClient(server.credentials(), pause=lambda _seconds: server.unavailable()) as client:
+        watch(client, [JobId(7)], Console(file=told))
+    lines = told.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "job 7 walk",
+        "the server does not answer, waiting for it to come back",
+        "job 7 walk",
+    ]
+
+
 def test_on_a_terminal_there_is_a_bar(server: SmallServer) -> None:
     """On a terminal the bar's last picture tells the same."""
     server.events = [[Event(job=job(0)), Event(job=job(4, JobState.FINISHED))]]

@@ -51,12 +51,13 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 def require_writable(folder: Path) -> None:
-    """Make the output folder if need be.
-
-    Raises BadInput when nothing can be written there.
-    """
+    """Refuse an output folder in which nothing can be written, leaving things as they are. Raises BadInput."""
+    made: list[Path] = []
     try:
-        (folder / FRAMES).mkdir(parents=True, exist_ok=True)
+        for each in (*reversed(folder.absolute().parents), folder, folder / FRAMES):
+            if not each.is_dir():
+                each.mkdir()
+                made.append(each)
         with tempfile.TemporaryFile(dir=folder / FRAMES):
             pass
     except OSError as error:
@@ -64,6 +65,9 @@ def require_writable(folder: Path) -> None:
             f"the output folder {folder} cannot be written ({error.strerror}): choose another with --out",
             folder=str(folder),
         ) from error
+    finally:
+        for each in reversed(made):
+            each.rmdir()
 
 
 def places(folder: Path, task: wire.TaskView) -> list[tuple[ResultFile, Path]]:
@@ -82,6 +86,7 @@ def fetch(
 
     Files that are there and right are not fetched again. `said` hears one sentence per step. Raises GridError.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     tasks = list(client.tasks(job.id))
     wanted = [place for task in tasks if task.state is TaskState.AGREED for place in places(folder, task)]
     fetched = download(client, wanted, connections, lambda _size: None)

@@ -79,16 +79,20 @@ def watch(
     """
     display = _LiveDisplay(console) if console.is_terminal else _LineDisplay(console)
     last: dict[JobId, wire.JobView] = {}
+    away = False
     with display:
         for item in news(client, jobs):
             if isinstance(item, wire.Event):
+                away = False
                 last[item.job.id] = item.job
                 display.show(item.job)
                 heard(item)
             elif isinstance(item, Trouble):
                 if item.fatal:
                     raise item.error
-                display.say(f"{item.error.message.split(':')[0]}: waiting for it to come back")
+                if not away:
+                    display.say(f"the server does not answer, waiting for it to come back: {item.error.message}")
+                away = True
             else:
                 idle()
     return last
