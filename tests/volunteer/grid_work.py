@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import TypeVar
 
 from xwgrid_volunteer.enrolment import Identity, enrol
 
 from tests.grid import Grid
+from xwgrid.errors import GridError
 from xwgrid.model import Count, DigestWork, HostFacts, InputFile, JobRequest, Program
 from xwgrid.requester.transfer import digest_of, upload_blob
 from xwgrid.tokens import parse
 from xwgrid.wire import JobView, WorkRequest
+
+E = TypeVar("E", bound=GridError)
 
 PYTHON = HostFacts(
     name="desk",
@@ -60,3 +65,12 @@ def cancel(grid: Grid, job: JobView) -> None:
 def first_call(want: int) -> WorkRequest:
     """Return the call of a host that was just started."""
     return WorkRequest(call=int(time.time() * 1_000), want=want, facts=PYTHON)
+
+
+async def fails(call: Awaitable[object], kind: type[E]) -> E:
+    """Wait for a call that fails so, and return how."""
+    try:
+        await call
+    except kind as error:
+        return error
+    raise AssertionError(f"did not fail with {kind.__name__}")

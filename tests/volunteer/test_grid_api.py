@@ -6,7 +6,6 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,10 @@ from xwgrid_volunteer.proxy import proxy_for
 from tests.grid import Grid
 from tests.server.certificates import new_key, signing_request
 from tests.volunteer.connect_proxy import ConnectProxy
-from tests.volunteer.grid_work import cancel, first_call, join, submit
-from xwgrid.errors import GridError, NotFound, TooLarge, Unauthenticated, Unavailable, WrongBytes
+from tests.volunteer.grid_work import cancel, fails, first_call, join, submit
+from xwgrid.errors import NotFound, TooLarge, Unauthenticated, Unavailable, WrongBytes
 from xwgrid.model import HostId, ReplicaId, ResultFile
 from xwgrid.wire import Lease, WorkRequest
-
-
-async def fails(call: Awaitable[object], kind: type[GridError]) -> GridError:
-    """Wait for a call that fails so, and return how."""
-    try:
-        await call
-    except kind as error:
-        return error
-    raise AssertionError(f"did not fail with {kind.__name__}")
 
 
 class GridApiCase(TestCase):
