@@ -85,6 +85,7 @@ class WrongBytes(GridError):
 
     code = "wrong_bytes"
     http_status = 422
+    exit_status = 2
 
 
 class UnreadableResult(GridError):
@@ -106,6 +107,7 @@ class OutOfSpace(GridError):
 
     code = "out_of_space"
     http_status = 507
+    exit_status = 2
 
 
 class Unavailable(GridError):

@@ -303,6 +303,11 @@ def error_body(error: GridError) -> bytes:
     return encode(ErrorBody(code=error.code, message=error.message, facts=dict(error.facts)))
 
 
+def told(error: GridError, program: str, *, as_json: bool) -> str:
+    """Return the line a command ends a refusal with, on standard error: a sentence, or an ErrorBody for programs."""
+    return error_body(error).decode() if as_json else f"{program}: {error.message}"
+
+
 def error_from_body(data: bytes, status: int) -> GridError:
     """Return the error a refusal stands for; a body that is none of ours gives a plain GridError with the status."""
     try:

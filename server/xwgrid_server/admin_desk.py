@@ -16,6 +16,7 @@ import msgspec
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
+from xwgrid import wire
 from xwgrid.errors import BadInput, Conflict, GridError, Unavailable
 from xwgrid.model import Instant, Seconds
 from xwgrid_server import authority, database, settings
@@ -30,14 +31,18 @@ _UNITS: dict[str, Seconds] = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
 class Sentences(click.Group):
-    """A group of commands that ends a refusal with one sentence on standard error, and its exit status."""
+    """A group of commands that ends a refusal with one sentence on standard error, and its exit status.
+
+    With --json the line is an ErrorBody.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was named."""
+        as_json = "--json" in ctx.args
         try:
             return super().invoke(ctx)
         except GridError as error:
-            click.echo(f"{self.name}: {error.message}", err=True)
+            click.echo(wire.told(error, str(self.name), as_json=as_json), err=True)
             ctx.exit(error.exit_status)
 
 

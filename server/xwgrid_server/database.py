@@ -80,7 +80,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def upgrade(url: str) -> None:
     """Bring the database to the schema of this code, making it if it is new.
 
-    Raises Conflict when it is newer than the code, Unavailable when it cannot be reached.
+    Raises NewerDatabase when it is newer than the code, Unavailable when it cannot be reached.
     """
     engine = open_engine(url)
     try:
@@ -94,7 +94,8 @@ def upgrade(url: str) -> None:
 def check_revision(engine: Engine) -> None:
     """Return if the database has the schema of this code.
 
-    Raises Conflict when it is newer, older or empty, with what to do about it; Unavailable when it cannot be reached.
+    Raises NewerDatabase, or Conflict when it is older or empty, with what to do about it; Unavailable when it cannot be
+    reached.
     """
     with _reaching(engine), reading(engine) as connection:
         present = migration.present_revision(connection)
@@ -107,9 +108,15 @@ def check_revision(engine: Engine) -> None:
         )
 
 
+class NewerDatabase(Conflict):
+    """The database was made by a newer xwgrid: install that version, or restore the backup from before the upgrade."""
+
+    exit_status = 2
+
+
 def _refuse_newer(present: str | None, engine: Engine) -> None:
     if present is not None and present not in migration.known_revisions():
-        raise Conflict(
+        raise NewerDatabase(
             f"the database {_name(engine)} is at revision {present}, which this program does not know: it was made by "
             "a newer xwgrid. Install that version, or restore the backup from before the upgrade",
             present=present,

@@ -244,7 +244,7 @@ def test_a_database_that_is_newer_than_the_program_is_refused(begun: Operator) -
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
     for arguments in (("db", "check"), ("db", "upgrade"), ("user", "list")):
-        assert "newer xwgrid" in begun.refused(*arguments, status=1)
+        assert "newer xwgrid" in begun.refused(*arguments, status=2)
 
 
 def test_commands_before_init_say_so(operator: Operator) -> None:

@@ -20,7 +20,7 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from xwgrid import tokens
+from xwgrid import tokens, wire
 from xwgrid.errors import BadInput, GridError
 from xwgrid.model import Seconds
 from xwgrid_volunteer import control, runtime_command, settings, status_text
@@ -37,14 +37,18 @@ _WATCH_SECONDS = 1.0
 
 
 class Sentences(click.Group):
-    """A group of commands that ends a refusal with one sentence on standard error, and its exit status."""
+    """A group of commands that ends a refusal with one sentence on standard error, and its exit status.
+
+    With --json the line is an ErrorBody.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was named."""
+        as_json = "--json" in ctx.args
         try:
             return super().invoke(ctx)
         except GridError as error:
-            click.echo(f"xwgrid-volunteer: {error.message}", err=True)
+            click.echo(wire.told(error, "xwgrid-volunteer", as_json=as_json), err=True)
             ctx.exit(error.exit_status)
 
 
