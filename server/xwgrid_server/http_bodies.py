@@ -21,7 +21,6 @@ from twisted.web.http_headers import Headers
 from xwgrid.errors import BadInput, GridError, Malformed, TooLarge
 from xwgrid.model import Seconds
 from xwgrid_server import http_answers
-from xwgrid_server.http_threads import Timer
 
 # A refused body that is this short is waited for: the connection can then be used again.
 _SHORT_BODY = 64 << 10
@@ -161,7 +160,7 @@ class StreamingRequest(Request):
     refusal: GridError | None = None
     _all_received = False
     _answered_early = False
-    _lingering: Timer | None = None
+    _lingering: Any = None  # an IDelayedCall
     _answering: Deferred[None] | None = None
 
     def choose_body(self, head: Head) -> Body:

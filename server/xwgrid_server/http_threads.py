@@ -14,24 +14,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Timer(Protocol):
-    """A call that is still to come."""
-
-    def active(self) -> bool:
-        """Whether it is still to come."""
-
-    def cancel(self) -> None:
-        """Never make it."""
-
-
 class Clock(Protocol):
     """What is asked of a reactor about time."""
 
     def seconds(self) -> float:
         """Return the time in seconds."""
 
-    def callLater(self, delay: float, call: Callable[..., Any], *arguments: Any) -> Timer:  # noqa: N802
-        """Make a call after `delay` seconds."""
+    def callLater(self, delay: float, call: Callable[..., Any], /, *arguments: Any) -> Any:  # noqa: N802
+        """Make a call after `delay` seconds; return its IDelayedCall."""
 
 
 class Threads:

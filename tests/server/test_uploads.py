@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,24 @@ def test_a_blob_that_says_it_is_too_large_is_refused_unread(user: Requester) -> 
     with user.connect() as connection:
         connection.sendall(user.head("PUT", f"/v1/blobs/{'1' * 64}", Content_Length=1 << 40))
         assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
+def test_a_disk_without_room_is_told(user: Requester, web_grid: Grid, declared: bool) -> None:
+    """A server that cannot write on says so with 507, keeps nothing of the upload, and goes on with smaller ones."""
+    data = noise(7 << 20)
+    path = f"/v1/blobs/{digest(data)}"
+    server = web_grid.server.process_id
+    before = resource.prlimit(server, resource.RLIMIT_FSIZE)
+    resource.prlimit(server, resource.RLIMIT_FSIZE, (6 << 20, before[1]))
+    try:
+        answer = user.put(path, data if declared else pieces(data))
+        assert refusal(answer) == (507, "out_of_space")
+        assert kept(web_grid, digest(data)) == []
+        user.send(noise(1 << 20))
+    finally:
+        resource.prlimit(server, resource.RLIMIT_FSIZE, before)
+    assert user.put(path, data).status_code == 201
 
 
 @pytest.mark.parametrize(
