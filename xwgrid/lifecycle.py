@@ -93,6 +93,8 @@ JOB_MOVES: Final[Mapping[JobState, Mapping[JobEvent, JobState]]] = {
 
 LIVE: Final = frozenset({ReplicaState.LEASED, ReplicaState.READING})
 IN_THE_BOX: Final = frozenset({ReplicaState.VOTING, ReplicaState.AGREED, ReplicaState.OUTVOTED})
+# As hoped for so far: nothing anybody would want to read about.
+UNEVENTFUL: Final = LIVE | {ReplicaState.VOTING, ReplicaState.AGREED}
 
 State = TypeVar("State", bound=StrEnum)
 Event = TypeVar("Event", bound=StrEnum)

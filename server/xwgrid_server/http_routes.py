@@ -207,6 +207,13 @@ ROUTES: tuple[Route, ...] = (
             Parameter(name="after", place="query", kind=After, meaning="only tasks beyond this number", default=-1),
             Parameter(name="limit", place="query", kind=Limit, meaning="at most so many", default=100),
             Parameter(name="state", place="query", kind=TaskState, meaning="only tasks in this state"),
+            Parameter(
+                name="eventful",
+                place="query",
+                kind=bool,
+                meaning="only tasks that failed, or one of whose attempts did not go well",
+                default=False,
+            ),
         ),
         answers={200: Answer(meaning="a page of tasks", content=wire.TaskPage)},
         errors=(404,),

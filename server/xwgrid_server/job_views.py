@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, Row, Select, func, select
+from sqlalchemy import Connection, Engine, Row, Select, and_, exists, func, or_, select
 from xwgrid_schema.tables import hosts, jobs, replicas, tasks, users
 
 from xwgrid.errors import NotFound
+from xwgrid.lifecycle import UNEVENTFUL
 from xwgrid.model import (
     Cause,
     JobId,
@@ -34,6 +35,9 @@ _JOB: Final = (
     jobs.c.failed, jobs.c.leased, jobs.c.outvoted, jobs.c.lost, jobs.c.created_at, jobs.c.finished_at, jobs.c.spec,
     jobs.c.private, jobs.c.request,
 )  # fmt: skip
+_DISAPPOINTED: Final = exists().where(
+    replicas.c.job_id == tasks.c.job_id, replicas.c.task == tasks.c.number, replicas.c.state.not_in(UNEVENTFUL)
+)
 
 
 def job(engine: Engine, user: UserId, job_id: JobId, progress: Mapping[ReplicaId, float]) -> JobView:
@@ -72,12 +76,19 @@ def tasks_of(
     after: int = -1,
     limit: int = MOST_PER_PAGE,
     state: TaskState | None = None,
+    eventful: bool = False,
 ) -> TaskPage:
-    """Return tasks in order of number, those after number `after`. Raises NotFound."""
+    """Return tasks in order of number, those after number `after`.
+
+    `eventful` leaves out those that did not fail and none of whose attempts was other than hoped for: of a million
+    tasks a person reads only the others. Raises NotFound.
+    """
     limit = max(1, min(limit, MOST_PER_PAGE))
     query = select(tasks).where(tasks.c.job_id == job_id, tasks.c.number > after).order_by(tasks.c.number)
     if state is not None:
         query = query.where(tasks.c.state == state)
+    if eventful:
+        query = query.where(or_(tasks.c.state == TaskState.FAILED, and_(tasks.c.made > 0, _DISAPPOINTED)))
     with reading_for(engine, user) as view:
         found = view.job(job_id)
         rows = view.connection.execute(query.limit(limit + 1)).all()

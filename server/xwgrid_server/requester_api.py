@@ -264,6 +264,7 @@ class RequesterApi:
                 after=call.arguments["after"],
                 limit=call.arguments["limit"],
                 state=call.arguments["state"],
+                eventful=call.arguments["eventful"],
             )
         )
 

@@ -75,12 +75,13 @@ class GridClient:
         """Return a job as it stands."""
         return self._call("GET", f"/v1/jobs/{job}", wire.JobView)
 
-    def tasks(self, job: JobId, state: TaskState | None = None) -> Iterator[wire.TaskView]:
-        """Yield a job's tasks in order of number, page by page."""
+    def tasks(self, job: JobId, state: TaskState | None = None, *, eventful: bool = False) -> Iterator[wire.TaskView]:
+        """Yield a job's tasks in order of number, page by page; with `eventful` those with something to tell."""
         after: int | None = None
         while True:
             place = "" if after is None else f"&after={after}"
             wanted = "" if state is None else f"&state={state.value}"
+            wanted += "&eventful=true" if eventful else ""
             page = self._call("GET", f"/v1/jobs/{job}/tasks?limit={_TASKS_A_PAGE}{place}{wanted}", wire.TaskPage)
             yield from page.tasks
             if page.next_after is None:

@@ -130,7 +130,7 @@ def show(context: Context, job: int, number: int | None, everything: bool, as_js
         if number is not None:
             tasks = [client.task(JobId(job), TaskNumber(number))]
         else:
-            tasks = [task for task in client.tasks(JobId(job)) if everything or showing.worth_telling(task)]
+            tasks = list(client.tasks(JobId(job), eventful=not everything))
     if as_json:
         print_json({"job": view, "tasks": tasks})
     else:

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from xwgrid import wire
-from xwgrid.model import Instant, ReplicaState, TaskState
+from xwgrid.lifecycle import UNEVENTFUL
+from xwgrid.model import Instant
 from xwgrid.requester.watching import state_line
 
-_UNEVENTFUL = frozenset({ReplicaState.LEASED, ReplicaState.READING, ReplicaState.VOTING, ReplicaState.AGREED})
 _LOG_LINES = 8
 
 
@@ -38,11 +38,6 @@ def jobs_table(jobs: Sequence[wire.JobView]) -> Table:
     return table
 
 
-def worth_telling(task: wire.TaskView) -> bool:
-    """Tell whether a task failed, or one of its replicas did not go as hoped."""
-    return task.state is TaskState.FAILED or any(replica.state not in _UNEVENTFUL for replica in task.replicas)
-
-
 def print_job(console: Console, job: wire.JobView, tasks: Sequence[wire.TaskView], *, whole_logs: bool) -> None:
     """Print a job and some of its tasks with their replicas, reasons and the ends of their logs."""
     _say(console, state_line(job))
@@ -55,7 +50,7 @@ def print_job(console: Console, job: wire.JobView, tasks: Sequence[wire.TaskView
             _say(console, f"  {task.reason}")
         for replica in task.replicas:
             _say(console, f"  {replica_line(replica)}")
-            if replica.log_tail and (whole_logs or replica.state not in _UNEVENTFUL):
+            if replica.log_tail and (whole_logs or replica.state not in UNEVENTFUL):
                 lines = replica.log_tail.rstrip().splitlines()
                 shown = lines if whole_logs else lines[-_LOG_LINES:]
                 console.print(Padding(Text("\n".join(shown), style="dim"), (0, 0, 0, 6)))
