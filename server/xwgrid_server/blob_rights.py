@@ -50,6 +50,20 @@ def sizes(connection: Connection, digests: Sequence[Digest]) -> dict[Digest, int
     return found
 
 
+def unreadable(connection: Connection, user: UserId, digests: Sequence[Digest]) -> frozenset[Digest]:
+    """Return those of `digests` that this user neither sent nor has as results of their own jobs."""
+    lacking = still_missing(connection, user, digests)
+    results: set[str] = set()
+    for start in range(0, len(lacking), _BATCH):
+        query = (
+            select(replica_blobs.c.digest)
+            .join_from(replica_blobs, jobs, jobs.c.id == replica_blobs.c.job_id)
+            .where(jobs.c.owner_id == user, replica_blobs.c.digest.in_(lacking[start : start + _BATCH]))
+        )
+        results.update(connection.execute(query).scalars())
+    return frozenset(lacking) - results
+
+
 def user_sent(connection: Connection, user: UserId, digest: Digest) -> bool:
     """Tell whether this user has sent these bytes before."""
     query = select(exists().where(blob_grants.c.user_id == user, blob_grants.c.digest == digest))

@@ -221,6 +221,7 @@ class StreamingRequest(Request):
             self.resume_body()
             return
         self._answered_early = True
+        self.requestHeaders.removeHeader(b"Expect")  # else the channel would still ask for the body
         channel = self.channel
         if channel is not None:
             channel.write(http_answers.early_refusal(error))

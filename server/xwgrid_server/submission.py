@@ -12,7 +12,7 @@ from xwgrid.model import Digest, InputFile, Instant, JobRequest, JobSpec, UserId
 from xwgrid.splitting import task_count
 from xwgrid_server import application_versions
 from xwgrid_server.blob_files import BlobFiles
-from xwgrid_server.blob_rights import grant, sizes, still_missing, user_may_read
+from xwgrid_server.blob_rights import grant, sizes, unreadable
 from xwgrid_server.database import reading
 
 
@@ -51,9 +51,7 @@ def prepare(
 
 def _check_inputs(connection: Connection, owner: UserId, inputs: tuple[InputFile, ...]) -> None:
     digests = list(dict.fromkeys(file.sha256 for file in inputs))
-    # A result of the owner's earlier job may be an input as well.
-    lacking = {each for each in still_missing(connection, owner, digests) if not user_may_read(connection, owner, each)}
-    if lacking:
+    if lacking := unreadable(connection, owner, digests):
         paths = [file.path for file in inputs if file.sha256 in lacking]
         more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
         raise BadInput(

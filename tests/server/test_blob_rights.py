@@ -90,6 +90,10 @@ def test_a_result_belongs_to_the_owner_of_its_job(engine: Engine, grid: SmallGri
         blob_rights.attach(connection, live, name("picture"), 7, NOW)
     assert readable(engine, ONE, "picture")
     assert not readable(engine, TWO, "picture")
+    with reading(engine) as connection:
+        names = [name("picture"), name("nothing")]
+        assert blob_rights.unreadable(connection, ONE, names) == {name("nothing")}
+        assert blob_rights.unreadable(connection, TWO, names) == set(names)
     with engine.begin() as connection:
         connection.execute(update(users).where(users.c.id == 3).values(role="operator"))
     assert readable(engine, UserId(3), "picture")

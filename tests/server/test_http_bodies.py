@@ -10,7 +10,15 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, HTTPFactory
 from xwgrid_server import http_answers
-from xwgrid_server.http_bodies import LINGER_SECONDS, AdmittedBody, Body, Head, MemoryBody, StreamingRequest
+from xwgrid_server.http_bodies import (
+    LINGER_SECONDS,
+    AdmittedBody,
+    Body,
+    Head,
+    MemoryBody,
+    StreamingRequest,
+    body_too_large,
+)
 
 from xwgrid.errors import Unauthenticated
 
@@ -25,6 +33,8 @@ class Answering(StreamingRequest):
         """Take what is sent to /open at once, and anything else when its sender is admitted."""
         if head.path == "/open":
             return MemoryBody(self, LIMIT)
+        if head.path == "/small":
+            raise body_too_large(1)
         return AdmittedBody(self, LIMIT, lambda: self.channel.factory.admitted)
 
     def respond(self) -> None:
@@ -115,6 +125,18 @@ def test_a_refused_body_that_is_short_costs_no_connection() -> None:
     assert connection.answer().startswith(b"HTTP/1.1 401 ")
     connection.send("/open", 1, b"x")
     assert connection.answer().startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_refused_sender_is_not_asked_to_go_on() -> None:
+    """Whoever waits for `100 Continue` gets the refusal alone."""
+    connection = Connection()
+    head = f"POST /open HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {LIMIT * 2}\r\n\r\n"
+    connection.channel.dataReceived(head.encode())
+    connection.channel.dataReceived(bytes(LIMIT + 1))
+    assert connection.answer().startswith(b"HTTP/1.1 100 Continue")
+    refused = Connection()
+    refused.channel.dataReceived(head.replace("/open", "/small").encode())
+    assert refused.answer().startswith(b"HTTP/1.1 413 ")
 
 
 def test_nothing_is_read_from_strangers() -> None:

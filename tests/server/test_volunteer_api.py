@@ -14,7 +14,7 @@ from tests.grid import Grid
 from tests.server.callers import Machine, Requester, digest, noise, own_job, pieces, refusal
 from tests.server.small_grid import facts
 from xwgrid import wire
-from xwgrid.model import Cause, JobSpec
+from xwgrid.model import Cause, InputFile, JobSpec
 from xwgrid.wire import Failed, HandedBack, Lease, Report, WorkAnswer, WorkRequest
 
 SIZE = 700_000
@@ -180,13 +180,14 @@ def test_a_result_is_sent_and_resumed(machine: Machine, lease: Lease) -> None:
     assert machine.put(path, data).status_code == 201
 
 
-def test_a_requester_reads_results_but_not_before_their_name_is_told(
+def test_a_requester_reads_results_and_goes_on_with_them(
     user: Requester, machine: Machine, lease: Lease, web_grid: Grid
 ) -> None:
-    """What a volunteer sent belongs to the job's owner, and to nobody else."""
+    """What a volunteer sent belongs to the job's owner, who may make it an input of another job, and to nobody else."""
     data = noise(SIZE)
     assert machine.put(file_path(lease, data), data).status_code == 201
     assert user.http.get(f"/v1/blobs/{digest(data)}").content == data
+    user.submit(own_job(InputFile(path="earlier.png", sha256=digest(data), size=SIZE)))
     with Requester(web_grid) as other:
         assert refusal(other.http.get(f"/v1/blobs/{digest(data)}")) == (404, "not_found")
 
