@@ -17,6 +17,7 @@ from xwgrid_volunteer import control
 from xwgrid_volunteer.control import AskPause, AskResume, AskStatus, Status
 
 from tests.grid import BIN, Grid
+from tests.volunteer.connect_proxy import ConnectProxy
 from tests.volunteer.grid_work import cancel, submit
 from xwgrid.errors import GridError
 from xwgrid.model import Cause, HostId, ReplicaState
@@ -208,6 +209,27 @@ def test_a_cancelled_job_is_stopped_at_once(grid: Grid, desk: Desk) -> None:
     cancel(grid, job)
     wait_for(lambda: not drivers(desk.state))
     assert desk.until(lambda status: not status.leases).totals.failed == 0
+
+
+def test_two_slots_work_side_by_side(grid: Grid) -> None:
+    """Two jobs at once, each in a process of its own; when they are done, a third is begun without a restart."""
+    desk = Desk(grid, "wide", "slots = 2\nprefetch = 0\n")
+    jobs = [submit(grid, tasks=1, rounds=LONG // 4) for _ in range(2)]
+    desk.until(lambda status: sum(lease.stage == "given" for lease in status.leases) == 2)
+    assert [finish(grid, job).agreed for job in jobs] == [1, 1]
+    assert finish(grid, submit(grid, tasks=5)).agreed == 5
+    desk.daemon.stop()
+
+
+def test_the_files_of_a_job_come_through_a_proxy(grid: Grid, tmp_path: Path) -> None:
+    """Work calls, inputs and reports take the way the settings name, and the cache keeps the inputs."""
+    (tmp_path / "input").write_bytes(b"x" * 300_000)
+    with ConnectProxy() as proxy:
+        desk = Desk(grid, "behind", f'proxy = "{proxy.url}"\n')
+        assert finish(grid, submit(grid, tasks=2, inputs={"a/input": tmp_path / "input"})).agreed == 2
+        assert desk.until(lambda status: status.totals.accepted == 2).cache_bytes > 300_000
+        desk.daemon.stop()
+        assert proxy.targets
 
 
 def test_a_revoked_volunteer_says_why(grid: Grid, desk: Desk) -> None:

@@ -128,9 +128,11 @@ class Conversation:
             await self._make(call)
         except CancelledError:
             return  # hung up on by us
-        except Exception:
+        except Exception as error:  # noqa: BLE001  # a fault in one answer must not end the conversation
             _log.exception("a work call ended in a fault of the program")
-            raise
+            fault = GridError(f"a fault of the volunteer's program: {type(error).__name__}: {error}")
+            self.line = work_loop.failed(self.line, call, fault, self._situation().now, self._uniform)
+            self.nudge()
 
     async def _make(self, call: WorkRequest) -> None:
         numbered = replace(call, call=self._numbers.take())

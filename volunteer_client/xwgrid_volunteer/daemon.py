@@ -22,6 +22,7 @@ from xwgrid.model import Cause, Instant, ReplicaId, Seconds
 from xwgrid.reading import Reader
 from xwgrid.wire import Failed, Finished, HandedBack, Held, Lease, Outcome, Report, WorkAnswer, WorkRequest
 from xwgrid_volunteer import control, reasons
+from xwgrid_volunteer.benches import Stage, Work
 from xwgrid_volunteer.cache import BlobCache
 from xwgrid_volunteer.checking import Inspector
 from xwgrid_volunteer.control import Ask, AskPause, AskResume, LeaseStatus, Status, Totals
@@ -36,7 +37,7 @@ from xwgrid_volunteer.preparing import Preparer, Terms
 from xwgrid_volunteer.proxy import proxy_for
 from xwgrid_volunteer.settings import VolunteerSettings
 from xwgrid_volunteer.work_loop import Situation
-from xwgrid_volunteer.workshop import Stage, Work, Workshop
+from xwgrid_volunteer.workshop import Workshop
 
 _log = logging.getLogger(__name__)
 
@@ -161,8 +162,7 @@ class Daemon:
         self._stopping = True
         self._owner.stop()
         if self._workshop is not None:
-            await self._workshop.hand_back(Cause.SHUTDOWN)
-            goodbye = Deferred.fromCoroutine(self._conversation.say_goodbye())
+            goodbye = Deferred.fromCoroutine(self._say_goodbye(self._workshop))
             late = self._reactor.callLater(_GOODBYE, goodbye.cancel)
             try:
                 await goodbye
@@ -176,6 +176,11 @@ class Daemon:
             await self._port.stopListening()
         await self._inspector.close()
         await self._api.close()
+
+    async def _say_goodbye(self, workshop: Workshop) -> None:
+        await workshop.hand_back(Cause.SHUTDOWN)
+        await workshop.concluded()
+        await self._conversation.say_goodbye()
 
     # --- what the conversation asks and brings ----------------------------------------------------------------
 

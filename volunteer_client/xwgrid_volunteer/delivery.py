@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.task import deferLater
 
 from xwgrid.errors import BadInput, GridError, TooLarge, Unavailable, WrongBytes
@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 _AGAIN_FIRST: Seconds = 0.5
 _AGAIN_MOST: Seconds = 60.0
 _WRONG_TRIES = 3
+_UPLOADS_AT_ONCE = 3
 
 
 class Uploads(Protocol):
@@ -51,6 +52,7 @@ class Delivery:
         self._changed = changed
         self._doubt = doubt
         self._uploads: dict[ReplicaId, Deferred[None]] = {}
+        self._room = DeferredSemaphore(_UPLOADS_AT_ONCE)
 
     @property
     def uploading(self) -> tuple[ReplicaId, ...]:
@@ -105,7 +107,11 @@ class Delivery:
         tries, wrong = 0, 0
         while True:
             try:
-                await self._server.upload(replica, file, self._outbox.file(replica, file.name))
+                await self._room.acquire()
+                try:
+                    await self._server.upload(replica, file, self._outbox.file(replica, file.name))
+                finally:
+                    self._room.release()
             except WrongBytes:
                 wrong += 1
                 if wrong >= _WRONG_TRIES:

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from xwgrid.activation import Decision, Run
 from xwgrid.model import HostFacts
+from xwgrid_volunteer.benches import Stage
 from xwgrid_volunteer.work_loop import Line
-from xwgrid_volunteer.workshop import Stage
 
 
 def state_and_reason(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from xwgrid.model import Cause, Digest, ReplicaId, Seconds
 from xwgrid.wire import Failed, HandedBack, Lease, Outcome
 from xwgrid_volunteer import placement
+from xwgrid_volunteer.benches import Bench, Job, Stage, Work
 from xwgrid_volunteer.checking import Inspector
 from xwgrid_volunteer.placement import Slot, Waiting
 from xwgrid_volunteer.preparing import NotPrepared, Prepared, Preparer
@@ -29,43 +28,6 @@ _log = logging.getLogger(__name__)
 IDLE_SECONDS: Seconds = 30.0
 # A process that ends before it began anything is started again once; then the lease fails.
 _STARTS = 2
-
-
-class Stage(StrEnum):
-    """How far a lease is."""
-
-    FETCHING = "fetching"
-    WAITING = "waiting"  # its files are here
-    GIVEN = "given"  # to a driver process, running or next in its queue
-    CHECKING = "checking"  # the result is looked at and put into the outbox
-
-
-@dataclass
-class Work:
-    """A lease this host works on."""
-
-    lease: Lease
-    stage: Stage = Stage.FETCHING
-    done: float | None = None
-    label: str = ""
-    starts: int = 0
-
-
-@dataclass
-class _Job:
-    prepared: Prepared | None = None
-    preparing: Deferred[None] | None = None
-
-
-@dataclass
-class _Bench:
-    number: int
-    spec: Digest | None = None
-    process: JobProcess | None = None
-    given: list[ReplicaId] = field(default_factory=list)
-    ready: bool = False
-    leaving: bool = False  # its process is being ended; nothing new for it until that is done
-    idle: Any = None
 
 
 Ending = Callable[[Lease, Outcome, Mapping[str, Path]], Awaitable[None]]
@@ -92,10 +54,11 @@ class Workshop:
         self._ended = ended
         self._changed = changed
         self._works: dict[ReplicaId, Work] = {}
-        self._jobs: dict[Digest, _Job] = {}
-        self._benches = [_Bench(number) for number in range(slots)]
+        self._jobs: dict[Digest, Job] = {}
+        self._benches = [Bench(number) for number in range(slots)]
         self._folders = 0
         self._suspended = False
+        self._concluding: set[Deferred[None]] = set()
 
     @property
     def works(self) -> tuple[Work, ...]:
@@ -112,7 +75,7 @@ class Workshop:
         if lease.replica in self._works:
             return
         work = self._works[lease.replica] = Work(lease)
-        job = self._jobs.setdefault(lease.spec, _Job())
+        job = self._jobs.setdefault(lease.spec, Job())
         if job.prepared is not None:
             work.stage = Stage.WAITING
             self._place()
@@ -154,9 +117,21 @@ class Workshop:
             await self._settle(work, HandedBack(cause=cause), {})
         await stopped
 
+    async def concluded(self) -> None:
+        """Wait until every result that was being looked at is in the outbox. Cancelling it leaves them be."""
+        while self._concluding:
+            one: Deferred[None] = Deferred()
+            next(iter(self._concluding)).addBoth(_pass_on, one)
+            await one
+
+    def _track(self, concluding: Deferred[None]) -> None:
+        if not concluding.called:
+            self._concluding.add(concluding)
+            concluding.addBoth(lambda _result: self._concluding.discard(concluding))
+
     # --- files ------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, spec: Digest, job: _Job) -> None:
+    async def _prepare(self, spec: Digest, job: Job) -> None:
         try:
             prepared = await self._preparer.prepare(spec)
         except NotPrepared as error:
@@ -200,7 +175,7 @@ class Workshop:
             self._give(bench, self._works[give.replica])
         self._changed()
 
-    def _give(self, bench: _Bench, work: Work) -> None:
+    def _give(self, bench: Bench, work: Work) -> None:
         if bench.idle is not None and bench.idle.active():
             bench.idle.cancel()
         work.stage = Stage.GIVEN
@@ -213,7 +188,7 @@ class Workshop:
             if prepared is not None:
                 self._begin(self._start(bench, prepared))
 
-    async def _start(self, bench: _Bench, prepared: Prepared) -> None:
+    async def _start(self, bench: Bench, prepared: Prepared) -> None:
         self._folders += 1
         folder = self._folder / f"{prepared.spec[:16]}-{self._folders}"
         try:
@@ -237,7 +212,7 @@ class Workshop:
         if self._suspended:
             process.suspend()
 
-    def _heard(self, bench: _Bench, prepared: Prepared, folder: Path, event: RunnerEvent) -> None:
+    def _heard(self, bench: Bench, prepared: Prepared, folder: Path, event: RunnerEvent) -> None:
         if isinstance(event, Ready):
             bench.ready = True
             _log.info("%s %s is up: %s", prepared.manifest.application, event.version, event.effective)
@@ -253,7 +228,7 @@ class Workshop:
             work = self._works.get(event.replica)
             if work is not None and work.stage is Stage.GIVEN:
                 work.stage = Stage.CHECKING
-                self._begin(self._conclude(work, prepared, folder, event), work)
+                self._track(self._begin(self._conclude(work, prepared, folder, event), work))
             elif isinstance(event, TaskFinished):
                 self._begin(self._inspector.throw_away(event.folder))
             self._stop_unwanted()
@@ -282,7 +257,7 @@ class Workshop:
         self._tidy()
         self._changed()
 
-    def _gone(self, bench: _Bench, event: Ended) -> None:
+    def _gone(self, bench: Bench, event: Ended) -> None:
         """The process is no more: what it had not begun goes to another."""
         expected, ready = bench.leaving, bench.ready
         returned = [self._works[replica] for replica in bench.given if replica in self._works]
@@ -299,19 +274,19 @@ class Workshop:
         self._tidy()
         self._place()
 
-    def _clear(self, bench: _Bench) -> None:
+    def _clear(self, bench: Bench) -> None:
         if bench.idle is not None and bench.idle.active():
             bench.idle.cancel()
         bench.spec, bench.process, bench.leaving, bench.ready = None, None, False, False
         bench.given = []
 
-    def _leave(self, bench: _Bench) -> None:
+    def _leave(self, bench: Bench) -> None:
         """Let an idle process end in good order."""
         if bench.process is not None and not bench.leaving:
             bench.leaving = True
             bench.process.quit()
 
-    def _stop(self, bench: _Bench) -> Deferred[None]:
+    def _stop(self, bench: Bench) -> Deferred[None]:
         if bench.process is None:
             done: Deferred[None] = Deferred()
             done.callback(None)
@@ -344,3 +319,8 @@ class Workshop:
             if work is not None and work.lease.replica in self._works:
                 message = f"a fault of the volunteer's program: {type(error).__name__}: {error}"[:2_000]
                 await self._guarded(self._settle(work, Failed(cause=Cause.STAGING, message=message), {}), None)
+
+
+def _pass_on(result: None, waiting: Deferred[None]) -> None:
+    if not waiting.called:
+        waiting.callback(result)
