@@ -176,7 +176,18 @@ class EmbeddedGrid:
             self.volunteers = [future.result() for future in made]
         for volunteer in self.volunteers:
             volunteer.part.start()
+        self._wait_for_volunteers()
         return warning
+
+    def _wait_for_volunteers(self) -> None:
+        """Return once every volunteer has called: with small frames the first two would do all of them alone."""
+        end = time.monotonic() + _START_SECONDS
+        while any(host["last_seen_at"] is None for host in json.loads(self._admin("host", "list", "--json"))):
+            self.check()
+            if time.monotonic() > end:
+                tails = "\n".join(f"{each.name}:\n{each.part.tail()}" for each in self.volunteers)
+                raise GridError(f"not every volunteer called within {_START_SECONDS:g} s:\n{tails}")
+            time.sleep(_LOOK_SECONDS)
 
     def check(self) -> None:
         """Raise GridError if a part of the grid has ended by itself."""
@@ -213,7 +224,7 @@ class EmbeddedGrid:
 
     def _admin(self, *arguments: str) -> str:
         command, *rest = arguments
-        group = [command, rest.pop(0)] if command in {"user", "token"} else [command]
+        group = [command, rest.pop(0)] if command in {"user", "token", "host"} else [command]
         return self._run([_program("xwgrid-admin"), *group, "--settings", str(self._settings), *rest])
 
     def _run(self, command: Sequence[str], standard_input: str = "") -> str:
