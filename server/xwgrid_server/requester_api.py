@@ -6,15 +6,23 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-import msgspec
 from msgspec import Struct
 from sqlalchemy import Engine
 from twisted.internet.defer import Deferred
 
 from xwgrid import wire
-from xwgrid.errors import BadInput, GridError, NotFound, Unauthenticated
+from xwgrid.errors import NotFound, Unauthenticated
 from xwgrid.model import Digest, Instant, JobId, JobRequest, ReplicaId, TaskNumber, UserId
-from xwgrid_server import accounts, application_versions, event_stream, http_answers, job_views, openapi, submission
+from xwgrid_server import (
+    accounts,
+    application_versions,
+    event_stream,
+    http_answers,
+    http_arguments,
+    job_views,
+    openapi,
+    submission,
+)
 from xwgrid_server.accounts import User
 from xwgrid_server.authority import Authority
 from xwgrid_server.blob_files import BlobFiles, user_upload
@@ -22,23 +30,12 @@ from xwgrid_server.blob_rights import grant, still_missing, user_may_read, user_
 from xwgrid_server.database import reading
 from xwgrid_server.http_api_site import SMALL_BODY, ApiRequest
 from xwgrid_server.http_bodies import AdmittedBody, MemoryBody
+from xwgrid_server.http_landing_page import LANDING_PAGE
 from xwgrid_server.http_routes import HTML, PEM, Route
 from xwgrid_server.http_threads import Clock, Threads
 from xwgrid_server.http_uploads import Destination, UploadBody, Uploads
 
 T = TypeVar("T")
-
-_LANDING_PAGE = b"""<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><title>xwgrid</title>
-<h1>xwgrid</h1>
-<p>This is a server of a render and compute grid: volunteers' idle desktops do the work that requesters hand in.</p>
-<ul>
-<li>To hand in work: <code>xwgrid login</code>, then <code>xwgrid submit scene.blend</code>.</li>
-<li>To lend a machine: <code>xwgrid-volunteer enrol</code>. Both need a token from this server's operator.</li>
-<li>For programs: <a href="/v1/openapi.json">the OpenAPI document</a>.</li>
-</ul>
-</html>
-"""
 
 
 class Jobs(Protocol):
@@ -126,7 +123,7 @@ class RequesterApi:
 
     async def landing_page(self, _call: Call) -> Reply:
         """What this server is."""
-        return Reply(body=_LANDING_PAGE, kind=HTML)
+        return Reply(body=LANDING_PAGE, kind=HTML)
 
     async def health(self, _call: Call) -> dict[str, str]:
         """The server is up."""
@@ -187,10 +184,7 @@ class RequesterApi:
         """The bytes of a blob."""
         digest: Digest = call.arguments["sha256"]
 
-        def find() -> int | None:
-            return self._readable_size(call.user, digest)
-
-        size = await self._run(find)
+        size = await self._run(self._readable_size, call.user, digest)
         if size is None:
             raise _no_such_blob(digest)
         file = await self._run(self._files.open, digest)
@@ -203,7 +197,7 @@ class RequesterApi:
     async def admit_blob(self, request: ApiRequest, digest: str) -> Destination | None:
         """Decide where a user's upload goes. Raises Unauthenticated or NotFound."""
         user = await self.authenticate(request)
-        name = _converted(digest, Digest, NotFound)
+        name = http_arguments.converted(digest, Digest, NotFound)
 
         def here() -> bool:
             with reading(self._engine) as connection:
@@ -321,7 +315,7 @@ class RequesterApi:
                 message = await self._run(wire.decode, data, route.body)
             else:
                 message = wire.decode(data, route.body)
-        arguments = _arguments(route, path, request.head.query)
+        arguments = http_arguments.arguments(route, path, request.head.query)
         operation: Callable[[Call], Awaitable[Any]] = getattr(self, route.operation)
         result = await operation(Call(request=request, user=user, arguments=arguments, message=message))
         if request.deaf:
@@ -350,28 +344,6 @@ class RequesterApi:
 
     def _now(self) -> Instant:
         return float(self._clock.seconds())
-
-
-def _arguments(route: Route, path: Mapping[str, str], query: Mapping[str, str]) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    for parameter in route.parameters:
-        if parameter.place == "path":
-            arguments[parameter.name] = _converted(path[parameter.name], parameter.kind, NotFound)
-        elif parameter.place == "query":
-            text = query.get(parameter.name)
-            arguments[parameter.name] = (
-                parameter.default if text is None else _converted(text, parameter.kind, BadInput, parameter.name)
-            )
-    return arguments
-
-
-def _converted(text: str, kind: Any, refusal: type[GridError], name: str = "") -> Any:
-    try:
-        return msgspec.convert(text, kind, strict=False)
-    except msgspec.ValidationError as error:
-        if refusal is NotFound:
-            raise NotFound(f"there is nothing named {text[:100]!r} here: check the name or number") from error
-        raise refusal(f"{name}={text[:100]!r}: {error}", parameter=name) from error
 
 
 def _no_such_blob(digest: Digest) -> NotFound:
