@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 from xwgrid_schema import migration
 
 from xwgrid.errors import BadSettings, Conflict, Unavailable
+from xwgrid.model import Seconds
 
 # How long a statement of the admin command waits for the server's transaction, and the other way round.
 SQLITE_BUSY_MILLISECONDS = 15_000
 
+TRY_AFTER_IDLE_SECONDS: Seconds = 5.0
 
-def open_engine(url: str) -> Engine:
+
+def open_engine(url: str, *, try_after_idle: Seconds = TRY_AFTER_IDLE_SECONDS) -> Engine:
     """Return an engine for `sqlite:///PATH` or `postgresql+psycopg://…`. Connects to nothing yet.
+
+    PostgreSQL connections that were idle for longer than `try_after_idle` seconds are tried before they are used.
 
     Raises BadSettings for any other address.
     """
@@ -39,7 +46,26 @@ def open_engine(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(parsed, pool_pre_ping=True)
+    engine = create_engine(parsed)
+    event.listen(engine, "checkin", _note_time)
+    event.listen(engine, "checkout", functools.partial(_try_if_idle, try_after_idle))
+    return engine
+
+
+def _note_time(_connection: Any, entry: ConnectionPoolEntry) -> None:
+    entry.info["idle_since"] = time.monotonic()
+
+
+def _try_if_idle(after: Seconds, connection: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
+    # A server that was restarted meanwhile is found out here, not by a caller. Busy connections are not asked: it would
+    # be a twentieth of the dispatcher's time.
+    if time.monotonic() - entry.info.get("idle_since", 0.0) > after:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            connection.rollback()
+        except Exception as error:
+            raise DisconnectionError("the database closed this connection") from error
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:

@@ -64,3 +64,17 @@ def test_other_databases_are_refused() -> None:
     with pytest.raises(Unavailable) as refused:
         database.check_revision(engine)
     assert "secret" not in refused.value.message
+
+
+def test_a_connection_that_was_cut_while_idle_is_replaced(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After PostgreSQL was restarted the next question gets its answer."""
+    engine = database.open_engine(postgresql_url, try_after_idle=0)
+    other = database.open_engine(postgresql_url)
+    with database.reading(engine) as connection:
+        number = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with other.begin() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:number)"), {"number": number})
+    with database.reading(engine) as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+    engine.dispose()
+    other.dispose()
