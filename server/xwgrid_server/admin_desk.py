@@ -42,8 +42,13 @@ class Sentences(click.Group):
         try:
             return super().invoke(ctx)
         except GridError as error:
-            click.echo(wire.told(error, str(self.name), as_json=as_json), err=True)
-            ctx.exit(error.exit_status)
+            refusal = error
+        except click.UsageError as error:
+            if not as_json:
+                raise
+            refusal = BadInput(error.format_message())
+        click.echo(wire.told(refusal, str(self.name), as_json=as_json), err=True)
+        raise click.exceptions.Exit(refusal.exit_status)
 
 
 @dataclass(frozen=True)

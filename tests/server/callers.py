@@ -160,7 +160,8 @@ class Machine(Caller):
 
     def work(self, **fields: Any) -> WorkAnswer:
         """Make a work call."""
-        request = WorkRequest(call=next(self.calls), facts=facts(), **fields)
+        fields.setdefault("facts", facts())
+        request = WorkRequest(call=next(self.calls), **fields)
         answer = self.http.post("/v1/work", content=wire.encode(request))
         assert answer.status_code == 200, answer.text
         return wire.decode(answer.content, WorkAnswer)

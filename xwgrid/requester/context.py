@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 
 from xwgrid import wire
-from xwgrid.errors import GridError
+from xwgrid.errors import BadInput, GridError
 from xwgrid.requester.client import GridClient
 from xwgrid.requester.settings import Settings, load_credentials
 
@@ -42,6 +42,10 @@ class Sentences(click.Group):
             return super().invoke(ctx)
         except GridError as error:
             raise Said(error, as_json=as_json) from error
+        except click.UsageError as error:
+            if not as_json:
+                raise
+            raise Said(BadInput(error.format_message()), as_json=True) from error
 
 
 class Context:
