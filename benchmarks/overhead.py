@@ -104,7 +104,7 @@ def _until_ready(grid: Grid) -> None:
         for program in host.facts.programs
     ):
         if time.monotonic() > end:
-            raise RuntimeError(f"the volunteer does not offer Blender: {grid.volunteers['volunteer'].output()}")
+            raise RuntimeError(f"the volunteer does not offer Blender: {grid.volunteers['volunteer'].tail()}")
         time.sleep(0.1)
 
 

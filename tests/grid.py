@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,25 +16,19 @@ from xwgrid_server import accounts, authority, database
 from xwgrid_server.accounts import Contact, Role
 from xwgrid_server.settings import Settings, load
 
+from xwgrid.errors import GridError
 from xwgrid.requester.client import GridClient, first_contact
+from xwgrid.requester.demo_grid import Part
 from xwgrid.requester.settings import Credentials
 from xwgrid.tokens import parse
 
 BIN = Path(sys.executable).parent
 RUNTIMES = Path(os.environ.get("XWGRID_RUNTIMES") or Path(__file__).parents[1] / ".venv-runtimes")
 _START_SECONDS = 60.0
-_STOP_SECONDS = 20.0
 
 
-class Daemon:
-    """A process that can be started, ended, killed and started again. Its output goes to a file."""
-
-    def __init__(self, name: str, command: list[str], log: Path, environment: Mapping[str, str]) -> None:
-        self.name = name
-        self.log = log
-        self._command = command
-        self._environment = dict(environment)
-        self._process: subprocess.Popen[bytes] | None = None
+class Daemon(Part):
+    """A part of the grid, with what tests and benchmarks ask of its process."""
 
     @property
     def process_id(self) -> int:
@@ -44,54 +37,15 @@ class Daemon:
             raise RuntimeError(f"{self.name} is not running")
         return self._process.pid
 
-    @property
-    def running(self) -> bool:
-        """Tell whether the process is there."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        """Start the process; it is not ready yet."""
-        if self.running:
-            raise RuntimeError(f"{self.name} is running already")
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
-            )
-
     def wait_for(self, file: Path) -> None:
-        """Return when the process has written `file`. Raises RuntimeError with its output when it ends instead."""
+        """Return when the process has written `file`. Raises GridError with its output when it ends instead."""
         end = time.monotonic() + _START_SECONDS
         while not file.exists():
-            if not self.running or time.monotonic() > end:
-                raise RuntimeError(f"{self.name} did not start: {self.output()}")
+            self.check()
+            if time.monotonic() > end:
+                raise GridError(f"{self.name} did not start within {_START_SECONDS:g} s: {self.tail()}")
             # The file is the only sign a process of its own gives.
             time.sleep(0.02)
-
-    def kill(self) -> None:
-        """End the process as a power cut would, and only it."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """End the process in good order."""
-        self._end(signal.SIGTERM)
-
-    def output(self) -> str:
-        """Return the end of what the process wrote."""
-        return self.log.read_text(errors="replace")[-4_000:] if self.log.exists() else ""
-
-    def _end(self, number: signal.Signals) -> None:
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.send_signal(number)
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise RuntimeError(f"{self.name} did not stop within {_STOP_SECONDS:g} s: {self.output()}") from None
-        finally:
-            self._process = None
 
 
 class Grid:
@@ -146,6 +100,8 @@ class Grid:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         try:
+            for volunteer in self.volunteers.values():
+                volunteer.ask_to_end()
             for volunteer in self.volunteers.values():
                 volunteer.stop()
         finally:
