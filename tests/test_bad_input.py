@@ -10,95 +10,32 @@ import os
 import resource
 import shutil
 import struct
-import subprocess
-import sys
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import func, select, text, update
 from xwgrid_schema.tables import blobs, hosts, jobs, tokens, users
 from xwgrid_server import database
 
-from tests.grid import BIN, RUNTIMES, Grid
-from tests.rendering import pixels, render_plainly, tiny_scene
+from tests.grid import BIN, Grid
+from tests.people import Ended, Person
+from tests.rendering import tiny_scene
 from tests.requester.https_server import SmallServer
-from tests.server.callers import Machine, Requester, digest, own_job
-from tests.server.small_grid import facts
+from tests.server.callers import Requester
 from xwgrid import wire
-from xwgrid.applications.digest import expected_value
 from xwgrid.model import (
-    Cause,
-    Count,
-    DigestWork,
-    HostFacts,
     JobId,
     JobState,
-    Limits,
-    Program,
-    ReplicaState,
-    ResultFile,
-    TaskNumber,
 )
 from xwgrid.requester.settings import save_credentials
-from xwgrid.wire import Finished, Lease, Report
 
 MILLION = 1_000_000
 # Of one command on a busy machine; each of them would take minutes if it cost something for every frame.
 QUICK_SECONDS = 15.0
-
-
-class Ended:
-    """How a command ended."""
-
-    def __init__(self, command: list[str], given: str | None, environment: dict[str, str]) -> None:
-        began = time.monotonic()
-        standard = {"stdin": subprocess.DEVNULL} if given is None else {}
-        run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run
-        ended = run(command, input=given, capture_output=True, text=True, env=environment, timeout=120, **standard)
-        self.seconds = time.monotonic() - began
-        self.status, self.out, self.said = ended.returncode, ended.stdout, ended.stderr
-
-    def refused(self, *sentences: str) -> None:
-        """Hold it to 2, nothing on standard output, and one sentence without a traceback."""
-        assert (self.status, self.out) == (2, ""), self.said
-        assert "Traceback" not in self.said
-        for sentence in sentences:
-            assert sentence in self.said
-
-
-class Person:
-    """Somebody with an account, credentials, and the commands."""
-
-    def __init__(self, grid: Grid, folder: Path, name: str) -> None:
-        self.grid = grid
-        self.folder = folder / name
-        self.folder.mkdir()
-        grid.add_user(name)
-        self.name = name
-        self.credentials = self.folder / "credentials"
-        save_credentials(self.credentials, grid.credentials(name))
-        self.settings = self.folder / "requester.toml"
-        self.settings.write_text(
-            f"credentials = {json.dumps(str(self.credentials))}\nruntimes = {json.dumps(str(RUNTIMES))}\n"
-        )
-
-    def run(self, *arguments: str, given: str | None = None) -> Ended:
-        """Run `xwgrid` as a process of its own."""
-        command = [str(BIN / "xwgrid"), "--settings", str(self.settings), *arguments]
-        return Ended(command, given, self.grid.environment)
-
-    def ask(self, *arguments: str) -> Any:
-        """Run a command that must succeed, with --json; return what it said."""
-        ended = self.run(*arguments, "--json")
-        assert ended.status == 0, ended.said
-        return json.loads(ended.out)
 
 
 @pytest.fixture(scope="module")
@@ -321,114 +258,3 @@ def test_an_enrolment_token_used_twice(grid: Grid, ada: Person, tmp_path: Path) 
         assert list(named) == ["first"]
     # An empty file that keeps two commands from each other's way stays.
     assert {path.name for path in (tmp_path / "second").rglob("*") if path.is_file()} <= {"lock"}
-
-
-# --- results and renderers ------------------------------------------------------------------------------------------
-
-
-def bomb() -> bytes:
-    """Return a small PNG that claims 60,000 by 60,000 pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1 << 20))) + chunk(b"IEND", b"")
-
-
-def bomber() -> HostFacts:
-    """Return a machine that says it renders."""
-    blender = Program(runtime="blender", version="4.5.15", result_class="blender 4.5.15 cpu AVX2")
-    return replace(facts(), programs=(blender,))
-
-
-def delivered(machine: Machine, lease: Lease, data: bytes) -> None:
-    """Upload and report a result."""
-    answer = machine.put(f"/v1/leases/{lease.replica}/files/frame_0001.png?sha256={digest(data)}", data)
-    assert answer.status_code == 201, answer.text
-    file = ResultFile(name="frame_0001.png", sha256=digest(data), size=len(data))
-    outcome = Finished(fingerprint="0" * 64, files=(file,), seconds=1.0, result_class="blender 4.5.15 cpu AVX2")
-    call = machine.work(reports=(Report(replica=lease.replica, outcome=outcome),), facts=bomber())
-    assert [each.replica for each in call.confirmed] == [lease.replica]
-
-
-def test_a_picture_bomb_costs_one_replica(grid: Grid, ada: Person, scene: Path, tmp_path: Path) -> None:
-    """A volunteer sends a bomb: its replica fails with the cause, the server lives, another renders the right frame."""
-    wishes = ("--frames", "1", "--samples", "1", "--seed", "0", "--replicas", "1", "--quorum", "1")
-    job = ada.ask("submit", str(scene), *wishes)["id"]
-    with Requester(grid) as mallory, Machine(mallory, tmp_path) as machine:
-        (lease,) = machine.work(want=1, facts=bomber()).leases
-        assert lease.job == job
-        delivered(machine, lease, bomb())
-        with grid.client("ada") as client:
-            for event in client.events(JobId(job)):
-                if event.tasks and event.tasks[0].replicas[0].state is ReplicaState.FAILED:
-                    break
-            (replica,) = client.task(JobId(job), TaskNumber(0)).replicas
-    assert replica.cause is Cause.BAD_RESULT
-    assert "frame_0001.png" in replica.message
-    assert replica.message in ada.run("show", str(job)).out
-    server = psutil.Process(grid.server.process_id)
-    assert server.memory_info().rss < 1 << 30
-    grid.add_user("grace")
-    honest = grid.add_volunteer("honest", "grace")
-    honest.start()
-    try:
-        assert ada.run("watch", str(job)).status == 0
-    finally:
-        honest.stop()
-    assert ada.run("download", str(job), "--out", str(tmp_path / "out")).status == 0
-    render_plainly(scene, tmp_path / "plain", 1, samples=1, width=64, height=36)
-    got, plain = (pixels(tmp_path / place / "frame_0001.png") for place in ("out/frames", "plain"))
-    assert np.array_equal(got, plain)
-
-
-ENDLESS = """
-import json, signal, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-def send(**fields):
-    print("@xwgrid " + json.dumps(fields), flush=True)
-send(event="ready", version="3.11", result_class="exact", effective={})
-if sys.argv[-1] == "probe":
-    send(event="bye")
-    sys.exit()
-print("I shall never end", flush=True)
-while True:
-    time.sleep(1)
-"""
-
-
-def test_a_renderer_that_never_exits_costs_its_time_limit(grid: Grid, ada: Person, tmp_path: Path) -> None:
-    """It is killed at the job's limit with all it started, cause and log are told, and another host does the task."""
-    (tmp_path / "endless.py").write_text(ENDLESS)
-    tmp_path.chmod(0o755)  # the sandbox's user is nobody
-    work = DigestWork(seed="endless")
-    request = replace(
-        own_job(), work=work, split=Count(count=1), private=False, limits=Limits(seconds=1.0, memory_bytes=1 << 30)
-    )
-    grid.add_user("edsger")
-    command = json.dumps([sys.executable, str(tmp_path / "endless.py")])
-    places = json.dumps([str(tmp_path), sys.prefix, sys.base_prefix])
-    stuck = grid.add_volunteer("stuck", "edsger", f"[runtimes.python]\ncommand = {command}\nread_only = {places}\n")
-    with grid.client("ada") as client:
-        job = client.submit(request).id
-        stuck.start()
-        try:
-            for event in client.events(job):
-                if event.tasks and event.tasks[0].replicas[0].state is ReplicaState.FAILED:
-                    break
-            daemon = psutil.Process(stuck.process_id)
-            assert [each.pid for each in daemon.children(recursive=True) if "endless" in " ".join(each.cmdline())] == []
-        finally:
-            stuck.stop()
-        (replica,) = client.task(job, TaskNumber(0)).replicas
-        assert replica.cause is Cause.TIMED_OUT
-        assert "I shall never end" in replica.log_tail
-        grid.add_user("barbara")
-        able = grid.add_volunteer("able", "barbara")
-        able.start()
-        try:
-            assert ada.run("watch", str(job)).status == 0
-        finally:
-            able.stop()
-        assert client.task(job, TaskNumber(0)).value == expected_value(work, TaskNumber(0))
