@@ -70,11 +70,11 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 def plan(line: Line, situation: Situation) -> Plan:
     """Decide which calls to make."""
-    if situation.now < line.retry_at:
-        return Plan(wake_at=line.retry_at)
     asked = line.poll_want
     # A poll that would bring more than there is room for (the owner came back) is hung up on.
     drop = asked is not None and situation.want < asked
+    if situation.now < line.retry_at:
+        return Plan(drop_poll=drop, wake_at=line.retry_at)
     if drop:
         asked = None
     due_at = None if line.sent_at is None else line.sent_at + line.heartbeat * _HEARTBEAT_SHARE
