@@ -115,6 +115,7 @@ class Calls(GridApiCase):
         )
         error = await fails(self.api(foreign).work(first_call(1)), Unauthenticated)
         assert "does not accept this volunteer's certificate" in error.message
+        assert "xwgrid-volunteer enrol --again" in error.message
 
     async def test_a_revoked_certificate_is_refused(self) -> None:
         """Also on a connection that was there before."""

@@ -34,6 +34,7 @@ _MAX_REFUSAL_BYTES = 1 << 16
 _CONNECTIONS = 6  # one held work call, one other, and a few transfers
 # An upload or download that is broken off is taken up again this often without a byte of progress in between.
 _FRUITLESS_ATTEMPTS = 3
+_JOIN_AGAIN = "ask the operator for a new enrolment token and join again with: xwgrid-volunteer enrol --again"
 
 
 class Patience(Struct, frozen=True, kw_only=True):
@@ -235,7 +236,7 @@ def _upload_offset(response: Any) -> int | None:
 def _explained_status(status: int) -> GridError:
     """Return the error of a refusal without a sentence."""
     if status == 401:
-        return Unauthenticated("the server does not accept this volunteer's certificate")
+        return Unauthenticated(f"the server does not accept this volunteer's certificate: {_JOIN_AGAIN}")
     if status == 404:
         return NotFound("the server knows no such lease or blob of this volunteer")
     if status == 409:
@@ -288,9 +289,12 @@ def _explained(error: Exception, what: str) -> GridError:
     text = "; ".join(str(cause) or type(cause).__name__ for cause in causes)
     kinds = {type(cause).__name__ for cause in causes}
     if "VerificationError" in kinds or "certificate verify failed" in text:
-        return Unavailable(f"the server's certificate is not one of the grid this volunteer joined: {text}")
+        return Unavailable(
+            f"the server's certificate is not one of the grid this volunteer joined ({text}): nothing was sent to it. "
+            f"If the server was set up anew, {_JOIN_AGAIN}"
+        )
     if "alert" in text:
-        return Unauthenticated(f"the server does not accept this volunteer's certificate: {text}")
+        return Unauthenticated(f"the server does not accept this volunteer's certificate ({text}): {_JOIN_AGAIN}")
     if isinstance(error, network.ConnectError | network.DNSLookupError | ResponseFailed):
         return Unavailable(f"{what}: {text}")
     return Unavailable(f"{what}: {type(error).__name__}: {text}")
