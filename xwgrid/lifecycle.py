@@ -75,7 +75,7 @@ TASK_MOVES: Final[Mapping[TaskState, Mapping[TaskEvent, TaskState]]] = {
         TaskEvent.CANCELLED: TaskState.CANCELLED,
     },
     TaskState.AGREED: {},
-    TaskState.FAILED: {TaskEvent.RETRIED: TaskState.OPEN, TaskEvent.CANCELLED: TaskState.CANCELLED},
+    TaskState.FAILED: {TaskEvent.RETRIED: TaskState.OPEN},
     TaskState.CANCELLED: {},
 }
 

@@ -83,9 +83,14 @@ class _Job:
     # By pinned class, then by the rest of the condition; innermost an ordered set.
     buckets: dict[str | None, dict[_Condition, dict[TaskNumber, None]]] = field(default_factory=dict)
     failures: dict[HostId, int] = field(default_factory=dict)
+    # Begun tasks the refilling has still to come by. It reads what is committed, and that may be older than what the
+    # batch in hand has told of them.
+    ahead: set[TaskNumber] = field(default_factory=set)
 
     def put(self, task: ReadyTask) -> None:
         self.drop(task.number)
+        if task.number > self.cursor and not self.exhausted:
+            self.ahead.add(task.number)
         if task.wanted > 0:
             self.begun[task.number] = task
             self.buckets.setdefault(task.result_class, {}).setdefault(_condition(task), {})[task.number] = None
@@ -147,6 +152,10 @@ class ReadyIndex:
     def jobs(self) -> Iterable[JobCard]:
         """Return the jobs it holds."""
         return [job.card for job in self._jobs.values()]
+
+    def has_private(self, owner: UserId) -> bool:
+        """Say whether an owner has an open job for their own hosts alone."""
+        return any(job.card.owner == owner and job.card.request.private for job in self._jobs.values())
 
     # --- the choice ---------------------------------------------------------------------------------------------
 
@@ -256,12 +265,13 @@ class ReadyIndex:
         job.exhausted = len(tasks) < self._window
         for task in tasks:
             job.cursor = task.number
-            if task.number in job.begun:
+            if task.number in job.ahead:
                 continue
             if task.made == 0 and task.wanted == job.fresh_wanted:
                 job.fresh.append(task.number)
             else:
                 job.put(task)
+        job.ahead = set() if job.exhausted else {number for number in job.ahead if number > job.cursor}
 
 
 def voter_of(request: JobRequest, host: HostCard) -> int:

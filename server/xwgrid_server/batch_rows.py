@@ -29,8 +29,11 @@ def statement(dialect: str, kind: type[msgspec.Struct], sql: str) -> TextClause:
 
 
 def parameter(rows: Sequence[msgspec.Struct]) -> dict[str, str]:
-    """Return the parameter that carries `rows`."""
-    return {"rows": msgspec.json.encode(rows).decode()}
+    """Return the parameter that carries `rows`.
+
+    Strangers' texts may hold the character U+0000, which PostgreSQL cannot keep: it becomes U+FFFD.
+    """
+    return {"rows": msgspec.json.encode(rows).decode().replace("\\u0000", "\\ufffd")}
 
 
 def numbers(values: Sequence[int]) -> dict[str, str]:

@@ -6,19 +6,17 @@ committed before the answer is returned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
-from xwgrid.applications.registry import application_of
-from xwgrid.errors import Conflict, Forbidden, GridError, NotFound
+from xwgrid.errors import Conflict, GridError, NotFound
 from xwgrid.lifecycle import ReplicaEvent
 from xwgrid.model import (
-    BlenderWork,
     Cause,
     Digest,
     HostFacts,
-    HostId,
     Instant,
     JobId,
     JobRequest,
@@ -32,10 +30,12 @@ from xwgrid.model import (
 )
 from xwgrid.scheduling import Choice, HostCard, JobCard, ReadyIndex
 from xwgrid.splitting import arguments, task_count
-from xwgrid.wire import Confirmation, EndedLease, Lease, WorkAnswer, WorkRequest
+from xwgrid.wire import EndedLease, Lease, WorkAnswer, WorkRequest
+from xwgrid_server.answering import Answer, Progress, named, turned_away
 from xwgrid_server.batch import Batch
 from xwgrid_server.calls import Call, Effects, Entered, LeaseTerms, Reading, ReadOrder, Served
 from xwgrid_server.census import Census
+from xwgrid_server.job_cards import JobCards
 from xwgrid_server.reporting import take_reading, take_report, why_ended
 from xwgrid_server.store import CallFacts, Claim, HostChange, HostRow, NewJob, Renewal, ReplicaRow, Store
 
@@ -48,6 +48,8 @@ SLAB = 10_000
 # Heartbeats the server wants to answer a second at most; with more hosts it asks each to call less often.
 HEARTBEATS_A_SECOND = 300
 LONGEST_HEARTBEAT: Seconds = 600.0
+# The largest quorum a job may ask for: a class with more voters than that keeps no job waiting.
+LARGEST_QUORUM = 16
 
 
 class Coordinator:
@@ -58,11 +60,12 @@ class Coordinator:
         self._terms = terms
         self._census = Census(store.seen_since(now - Census.MEMORY), now)
         self._index = ReadyIndex(store.ready, self._census.seen)
-        self._cards: dict[JobId, JobCard] = {}
+        self._card = JobCards(store, self._index)
         self._next_replica = store.last_replica() + 1
         # Hosts could not call while there was no server: nothing expires before they had the time to.
         self._expire_from = now + self.lease_seconds
-        self.progress: dict[ReplicaId, float] = {}
+        self.progress = Progress()
+        self._unsure = False  # whether a step was broken off, and the index may not be what the store says
         for row in store.unfinished_jobs():
             if row.state is JobState.OPEN:
                 self._take_up(row.job)
@@ -83,25 +86,29 @@ class Coordinator:
     def serve(self, calls: Sequence[Call], readings: Sequence[Reading], now: Instant) -> Served:
         """Decide a batch of work calls and readings; return when it is committed.
 
-        Raises what the store raises, with nothing written; then call `start_over` before the next batch.
+        Raises what the store raises. Mostly nothing was written then; in any case the next step begins with the truth.
         """
-        facts = self._store.load({call.host for call in calls}, _named(calls) | {r.replica for r in readings})
+        with self._surely():
+            return self._serve(calls, readings, now)
+
+    def _serve(self, calls: Sequence[Call], readings: Sequence[Reading], now: Instant) -> Served:
+        facts = self._store.load({call.host for call in calls}, named(calls) | {r.replica for r in readings})
         batch = Batch(self._store, self._index, self._card, facts.replicas, now)
         for reading in readings:
             take_reading(batch, reading)
-        answers: list[_Answer | GridError] = []
+        answers: list[Answer | GridError] = []
         for call in calls:
             host = facts.hosts.get(call.host)
             if host is None or host.state != "active":
-                answers.append(_turned_away(call.host, host))
+                answers.append(turned_away(call.host, host))
                 continue
-            answer = _Answer(host, call)
+            answer = Answer(host, call)
             answers.append(answer)
             if call.news:
                 self._news(batch, facts, answer)
         batch.decide()
         for answered in answers:
-            if isinstance(answered, _Answer):
+            if isinstance(answered, Answer):
                 self._give(batch, answered)
         saved = self._store.save(batch.changes())
         for job in {claim.job for claim in batch.claims if claim.id in saved.refused} | set(saved.ended):
@@ -113,6 +120,10 @@ class Coordinator:
         """Mark leases lost that ran out, at most so many. Returns what follows from it."""
         if now < self._expire_from:
             return Effects()
+        with self._surely():
+            return self._expire(now, most)
+
+    def _expire(self, now: Instant, most: int) -> Effects:
         due = self._store.due(now, most)
         if not due:
             return Effects()
@@ -120,22 +131,34 @@ class Coordinator:
         for row in due:
             message = f"the host did not call within {self.lease_seconds:.0f} s"
             batch.end(row, ReplicaEvent.EXPIRED, cause=Cause.LOST, message=message)
-            self.progress.pop(row.attempt.replica, None)
+            self.progress.lease_ended(row.job, row.attempt.replica)
         batch.decide()
         saved = self._store.save(batch.changes())
         for job in saved.ended:
             self._take_up(job)
         return Effects((), frozenset(batch.touched), tuple(saved.ended), batch.newly_wanted)
 
-    def start_over(self) -> None:
-        """Read the open jobs anew, after a batch that was not written."""
+    @contextmanager
+    def _surely(self) -> Iterator[None]:
+        """Do a step that ends with the index as the store is; one that was broken off is made good before the next."""
+        if self._unsure:
+            self._start_over()
+        self._unsure = True
+        yield
+        self._unsure = False
+
+    def _start_over(self) -> None:
+        """Read the open jobs anew."""
         self._next_replica = self._store.last_replica() + 1
-        for card in list(self._index.jobs()):
-            self._take_up(card.job)
+        self.progress.begin_anew()
+        jobs = {card.job for card in self._index.jobs()}
+        jobs.update(row.job for row in self._store.unfinished_jobs() if row.state is JobState.OPEN)
+        for job in sorted(jobs):
+            self._take_up(job)
 
     # --- what a call brings -------------------------------------------------------------------------------------
 
-    def _news(self, batch: Batch, facts: CallFacts, answer: _Answer) -> None:
+    def _news(self, batch: Batch, facts: CallFacts, answer: Answer) -> None:
         host, request = answer.host, answer.call.request
         self._see(batch, host, request.facts)
         reported = set()
@@ -143,8 +166,9 @@ class Coordinator:
             reported.add(report.replica)
             uploaded = facts.uploaded.get(report.replica, frozenset())
             confirmation = take_report(batch, self._card, host.host, report, uploaded)
-            if confirmation.accepted:
-                self.progress.pop(report.replica, None)
+            row = batch.row(report.replica)
+            if row is not None and row.attempt.state is not ReplicaState.LEASED:
+                self.progress.lease_ended(row.job, report.replica)
             answer.confirmed.append(confirmation)
         held = {each.replica: each for each in request.held}
         for replica, each in held.items():
@@ -155,7 +179,7 @@ class Coordinator:
                 answer.ended.append(EndedLease(replica=replica, message=why_ended(row, host.host)))
                 continue
             if each.done is not None:
-                self.progress[replica] = each.done
+                self.progress.note(row.job, replica, each.done)
             self._renew(batch, row, request.call)
         for row in batch.leases_of(host.host):
             replica = row.attempt.replica
@@ -166,12 +190,17 @@ class Coordinator:
             elif request.call > row.acknowledged_call:
                 message = "the volunteer came back without it"
                 batch.end(row, ReplicaEvent.DROPPED, cause=Cause.DROPPED, message=message)
-                self.progress.pop(replica, None)
+                self.progress.lease_ended(row.job, replica)
 
     def _see(self, batch: Batch, host: HostRow, facts: HostFacts | None) -> None:
-        known = self._census.see(host, facts, batch.now)
+        for result_class in self._census.see(host, facts, batch.now):
+            voters = self._census.seen(result_class, None)
+            own = self._census.seen(result_class, host.owner)
+            # With one voter more a class may be able to form a quorum: then hosts that wait have work now.
+            if voters <= LARGEST_QUORUM or (own <= LARGEST_QUORUM and self._index.has_private(host.owner)):
+                batch.newly_wanted += min(max(voters, own), LARGEST_QUORUM)
         if facts is not None or host.last_seen_at is None or batch.now - host.last_seen_at > SEEN_EVERY:
-            text = None if facts is None or facts == known else msgspec.json.encode(facts).decode()
+            text = None if facts is None or facts == host.facts else msgspec.json.encode(facts).decode()
             batch.hosts[host.host] = HostChange(id=host.host, last_seen_at=batch.now, facts=text)
 
     def _renew(self, batch: Batch, row: ReplicaRow, call: int) -> None:
@@ -184,7 +213,7 @@ class Coordinator:
 
     # --- what a call takes --------------------------------------------------------------------------------------
 
-    def _give(self, batch: Batch, answer: _Answer) -> None:
+    def _give(self, batch: Batch, answer: Answer) -> None:
         host, request = answer.host, answer.call.request
         if request.want == 0:
             return
@@ -218,7 +247,7 @@ class Coordinator:
     def _host_card(self, host: HostRow, request: WorkRequest) -> HostCard:
         return HostCard(host.host, host.owner, self._census.programs(host.host), frozenset(request.loaded))
 
-    def _finish(self, answer: _Answer | GridError, refused: frozenset[ReplicaId]) -> WorkAnswer | GridError:
+    def _finish(self, answer: Answer | GridError, refused: frozenset[ReplicaId]) -> WorkAnswer | GridError:
         if isinstance(answer, GridError):
             return answer
         leases = [self._lease(row.attempt.replica, self._card(row.job), row.task) for row in answer.again]
@@ -259,8 +288,10 @@ class Coordinator:
             last = min(first + slab, row.tasks) - 1
             self._store.enter_tasks(job, first, last, row.request.replicas)
             first = last + 1
-        if first == row.tasks and self._store.open_job(job):
-            self._take_up(job)
+        if first == row.tasks:
+            with self._surely():
+                if self._store.open_job(job):
+                    self._take_up(job)
         return Entered(left=row.tasks - first, replicas=row.tasks * row.request.replicas)
 
     def cancel_job(self, user: UserId, job: JobId, now: Instant) -> None:
@@ -269,9 +300,13 @@ class Coordinator:
         Raises NotFound when the user has no such job, Conflict when it has ended.
         """
         self._check_owner(user, job)
-        if not self._store.cancel_job(job, now):
+        with self._surely():
+            cancelled = self._store.cancel_job(job, now)
+            if cancelled:
+                self._take_up(job)
+                self.progress.leases_ended(job)
+        if not cancelled:
             raise Conflict(f"job {job} has ended already: there is nothing to cancel", job=job)
-        self._take_up(job)
 
     def retry_job(self, user: UserId, job: JobId) -> int:
         """Open the failed tasks of a job again; return how many.
@@ -279,10 +314,12 @@ class Coordinator:
         Raises NotFound when the user has no such job, Conflict when it has no failed tasks or others still run.
         """
         self._check_owner(user, job)
-        opened = self._store.retry_job(job)
+        with self._surely():
+            opened = self._store.retry_job(job)
+            if opened:
+                self._take_up(job)
         if not opened:
             raise Conflict(f"job {job} has no failed tasks, or is not done with the others yet", job=job)
-        self._take_up(job)
         return opened
 
     def _check_owner(self, user: UserId, job: JobId) -> None:
@@ -310,45 +347,3 @@ class Coordinator:
         else:
             live = self._store.live_leases(job)
             self._index.add_job(self._card(job), self._store.host_failures(job), live)
-
-    def _card(self, job: JobId) -> JobCard:
-        card = self._cards.get(job)
-        if card is None:
-            row = self._store.job(job)
-            if row is None:
-                raise NotFound(f"there is no job {job}", job=job)
-            work = row.request.work
-            renderer = work.renderer if isinstance(work, BlenderWork) else None
-            runtime = application_of(row.request).runtime
-            card = self._cards[job] = JobCard(job, row.owner, row.request, row.spec, runtime, renderer)
-        return card
-
-
-class _Answer:
-    """An answer in the making."""
-
-    def __init__(self, host: HostRow, call: Call) -> None:
-        self.host = host
-        self.call = call
-        self.confirmed: list[Confirmation] = []
-        self.ended: list[EndedLease] = []
-        self.again: list[ReplicaRow] = []  # leases whose answer was lost
-        self.given: list[tuple[Claim, JobCard]] = []
-        self.reason: str | None = None
-
-
-def _named(calls: Sequence[Call]) -> set[ReplicaId]:
-    """Return the replicas that the calls report or list."""
-    named: set[ReplicaId] = set()
-    for call in calls:
-        if call.news:
-            named.update(report.replica for report in call.request.reports)
-            named.update(held.replica for held in call.request.held)
-    return named
-
-
-def _turned_away(host: HostId, row: HostRow | None) -> GridError:
-    if row is None:
-        return Forbidden(f"host {host} is not known here any more: enrol again", host=host)
-    why = f": {row.state_reason}" if row.state_reason else ""
-    return Forbidden(f"this host was banned by the operator{why}", host=host)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Engine
 from twisted.internet.defer import Deferred
@@ -18,12 +18,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from xwgrid.errors import GridError, NotFound, Unavailable, UnreadableResult
-from xwgrid.model import Digest, HostId, Instant, JobId, JobRequest, ReplicaId, ResultFile, Seconds, TaskNumber, UserId
+from xwgrid.errors import GridError, Unavailable
+from xwgrid.model import Digest, HostId, Instant, JobId, JobRequest, ReplicaId, Seconds, TaskNumber, UserId
 from xwgrid.wire import WorkAnswer, WorkRequest
 from xwgrid_server.calls import Call, Effects, Entered, LeaseTerms, Reading, ReadOrder, Served
 from xwgrid_server.coordinator import Coordinator
 from xwgrid_server.job_store import SqlStore
+from xwgrid_server.result_readings import Reader, ResultReadings
 from xwgrid_server.waiting_hosts import WaitingHosts
 
 T = TypeVar("T")
@@ -32,15 +33,8 @@ Listener = Callable[[frozenset[TaskNumber]], None]
 # Calls decided together at most: bounds the time that one batch holds all others up.
 MOST_CALLS_PER_BATCH: Final = 1_000
 EXPIRE_EVERY: Final[Seconds] = 1.0
-# A reader that failed for reasons of its own (not of the result's) is asked again after this long.
-READ_AGAIN_AFTER: Final[Seconds] = 5.0
-
-
-class Reader(Protocol):
-    """Reads strangers' results in processes of their own."""
-
-    def read(self, request: JobRequest, number: TaskNumber, files: tuple[ResultFile, ...]) -> Deferred[Digest]:
-        """Return the fingerprint; fails with UnreadableResult when the result is at fault."""
+# What the database refused is tried again after this long.
+AGAIN_AFTER: Final[Seconds] = 5.0
 
 
 class Dispatcher:
@@ -53,7 +47,6 @@ class Dispatcher:
     ) -> None:
         self._reactor = reactor
         self._engine = engine
-        self._reader = reader
         self._terms = terms
         self._writer = writer or ThreadPool(minthreads=1, maxthreads=1, name="xwgrid-writer")
         self._coordinator: Coordinator | None = None
@@ -66,6 +59,7 @@ class Dispatcher:
         self._idle: Deferred[None] | None = None
         self._waiting = WaitingHosts(reactor, self._look_again)
         self._listeners: dict[JobId, list[Listener]] = {}
+        self._readers = ResultReadings(reactor, reader, self._take_reading)
         self._timer: Any = None
 
     # --- from start to stop -------------------------------------------------------------------------------------
@@ -76,7 +70,7 @@ class Dispatcher:
         now = self._now()
         self._coordinator = await self._in_writer(lambda: Coordinator(SqlStore(self._engine), self._terms, now))
         for order in await self._in_writer(self._coordinator.unread):
-            self._send_to_reader(order)
+            self._readers.send(order)
         for job in await self._in_writer(self._coordinator.entering):
             self._enter(job)
         self._tick()
@@ -84,12 +78,18 @@ class Dispatcher:
     async def stop(self) -> None:
         """Finish the batch in flight and refuse the rest; nothing that was answered is lost."""
         self._stopping = True
+        self._readers.stop()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._waiting.release_all()
         while self._calls:
             _, answer = self._calls.popleft()
-            answer.errback(Unavailable("the server is stopping; call again in a moment"))
+            if not answer.called:
+                answer.errback(Unavailable("the server is stopping; call again in a moment"))
+        while self._orders:
+            _, done = self._orders.popleft()
+            done.errback(Unavailable("the server is stopping; try again in a moment"))
+        self._readings.clear()  # they are read again after the next start
         if self._writing:
             self._idle = Deferred()
             await self._idle
@@ -138,8 +138,8 @@ class Dispatcher:
         """Open a job's failed tasks again, and return how many. Fails with Conflict when there are none."""
 
         def opened(tasks: int) -> int:
+            self._waiting.wake(None)
             self._tell(job, frozenset())
-            self._waiting.wake(tasks)
             return tasks
 
         return self._order(lambda coordinator: coordinator.retry_job(user, job)).addCallback(opened)
@@ -162,15 +162,23 @@ class Dispatcher:
             if entered.left:
                 self._enter(job)
             else:
-                self._tell(job, frozenset())
                 self._waiting.wake(entered.replicas)
+                self._tell(job, frozenset())
             return job
 
-        return self._order(lambda coordinator: coordinator.enter(job)).addCallback(next_slab)
+        def later(failure: Failure) -> JobId:
+            # The job itself is stored: it is opened when the database can be written again.
+            if not self._stopping:
+                self.log.failure("entering the tasks of job {job}", failure, job=job)
+                self._later(AGAIN_AFTER, lambda: self._enter(job))
+            return job
+
+        return self._order(lambda coordinator: coordinator.enter(job)).addCallbacks(next_slab, later)
 
     def _enter(self, job: JobId) -> None:
-        entered = self._enter_first(job)
-        entered.addErrback(lambda failure: self.log.failure("entering the tasks of job {job}", failure, job=job))
+        self._enter_first(job).addErrback(
+            lambda failure: self.log.failure("entering the tasks of job {job}", failure, job=job)
+        )
 
     # --- the writer ---------------------------------------------------------------------------------------------
 
@@ -199,9 +207,12 @@ class Dispatcher:
         elif self._calls or self._readings:
             calls = [self._calls.popleft() for _ in range(min(len(self._calls), MOST_CALLS_PER_BATCH))]
             live = [(call, answer) for call, answer in calls if not answer.called]
+            for call, answer in calls:
+                if answer.called and not call.news:
+                    self._waiting.pass_on()  # it was woken, and its caller went away before it was looked at
             readings = [self._readings.popleft() for _ in range(len(self._readings))]
             self._write(
-                functools.partial(_serve, self._coordinator, [call for call, _ in live], readings, self._now()),
+                functools.partial(self._coordinator.serve, [call for call, _ in live], readings, self._now()),
                 lambda served: self._served(live, served),
                 lambda failure: self._not_served(live, readings, failure),
             )
@@ -224,9 +235,14 @@ class Dispatcher:
     def _served(self, calls: Sequence[tuple[Call, Deferred[WorkAnswer]]], served: Served) -> None:
         for (call, answer), made in zip(calls, served.answers, strict=True):
             if answer.called:
-                continue  # its caller went away; what it was given is sent again at the host's next call
-            if isinstance(made, GridError):
+                # Its caller went away; what it was given is sent again at the host's next call.
+                if not call.news and (isinstance(made, GridError) or not made.leases):
+                    self._waiting.pass_on()
+            elif isinstance(made, GridError):
+                self._waiting.forget(call.host, answer)
                 answer.errback(made)
+                if not call.news:
+                    self._waiting.pass_on()
             elif self._to_be_held(call.request, made):
                 self._waiting.hold(call, answer, made)
             else:
@@ -244,19 +260,22 @@ class Dispatcher:
         """Nothing of the batch was written. Try its parts one by one, so that one bad call fails alone."""
         self.log.failure("a batch of {calls} calls was not written", failure, calls=len(calls))
         if len(calls) + len(readings) == 1:
-            for _, answer in calls:
+            for call, answer in calls:
+                self._waiting.forget(call.host, answer)
                 if not answer.called:
                     answer.errback(Unavailable("the server could not write this down; call again"))
             for reading in readings:
-                self._reactor.callLater(READ_AGAIN_AFTER, self._take_reading, reading)
+                self._later(AGAIN_AFTER, functools.partial(self._take_reading, reading))
+            # It may have been written after all, and only the news of it was lost.
+            self._later(AGAIN_AFTER, self._read_what_is_unread)
             return
-        for reading in readings:
-            self._alone([], [reading])
-        for call in calls:
-            self._alone([call], [])
+        for each_reading in readings:
+            self._alone([], [each_reading])
+        for each_call in calls:
+            self._alone([each_call], [])
 
     def _alone(self, calls: list[tuple[Call, Deferred[WorkAnswer]]], readings: list[Reading]) -> None:
-        done = self._order(lambda coordinator: _serve(coordinator, [call for call, _ in calls], readings, self._now()))
+        done = self._order(lambda coordinator: coordinator.serve([call for call, _ in calls], readings, self._now()))
         done.addCallbacks(
             lambda served: self._served(calls, served), lambda failure: self._not_served(calls, readings, failure)
         )
@@ -265,7 +284,9 @@ class Dispatcher:
 
     def _follow(self, effects: Effects) -> None:
         for order in effects.to_read:
-            self._send_to_reader(order)
+            self._readers.send(order)
+        if effects.wanted:
+            self._waiting.wake(effects.wanted)
         if self._listeners:
             changed: dict[JobId, set[TaskNumber]] = {}
             for job, task in effects.changed:
@@ -273,24 +294,22 @@ class Dispatcher:
                     changed.setdefault(job, set()).add(task)
             for job in set(changed) | set(effects.ended):
                 self._tell(job, frozenset(changed.get(job, ())))
-        if effects.wanted:
-            self._waiting.wake(effects.wanted)
 
     def _tell(self, job: JobId, tasks: frozenset[TaskNumber]) -> None:
         for listener in list(self._listeners.get(job, ())):
             listener(tasks)
 
-    def _send_to_reader(self, order: ReadOrder) -> None:
-        reading = self._reader.read(order.request, order.task, order.files)
+    def _read_what_is_unread(self) -> None:
+        def send(orders: Sequence[ReadOrder]) -> None:
+            for order in orders:
+                self._readers.send(order)
 
-        def unreadable(failure: Failure) -> None:
-            if isinstance(failure.value, (UnreadableResult, NotFound)):
-                self._take_reading(Reading(order.replica, UnreadableResult(failure.value.message)))
-            elif not self._stopping:
-                self.log.failure("the reader failed at replica {replica}", failure, replica=order.replica)
-                self._reactor.callLater(READ_AGAIN_AFTER, self._send_to_reader, order)
+        unread = self._order(lambda coordinator: coordinator.unread())
+        unread.addCallback(send)
+        unread.addErrback(lambda failure: self.log.failure("looking for results to be read", failure))
 
-        reading.addCallbacks(lambda digest: self._take_reading(Reading(order.replica, digest)), unreadable)
+    def _later(self, seconds: Seconds, what: Callable[[], Any]) -> None:
+        self._reactor.callLater(seconds, lambda: None if self._stopping else what())
 
     def _take_reading(self, reading: Reading) -> None:
         self._readings.append(reading)
@@ -303,11 +322,3 @@ class Dispatcher:
 
     def _now(self) -> Instant:
         return float(self._reactor.seconds())
-
-
-def _serve(coordinator: Coordinator, calls: Sequence[Call], readings: Sequence[Reading], now: Instant) -> Served:
-    try:
-        return coordinator.serve(calls, readings, now)
-    except Exception:
-        coordinator.start_over()
-        raise

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, Row, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, func, insert, literal_column, select, text, update
 from xwgrid_schema.tables import hosts, job_blobs, jobs, replicas, tasks, users
 
 from xwgrid.applications.registry import application_of
@@ -44,6 +44,10 @@ from xwgrid_server.store import (
     TaskKey,
     TaskRow,
 )
+
+# Written out and not sent along: only then does SQLite know that the partial indexes hold the rows.
+_NONE: Final[ColumnElement[int]] = literal_column("0")
+_READING: Final[ColumnElement[str]] = literal_column("'reading'")
 
 
 class _Key(Struct, frozen=True):
@@ -150,7 +154,7 @@ class SqlStore:
         """Return the job's tasks that want replicas, in order of number, those after number `after`."""
         query = (
             select(tasks.c.number, tasks.c.wanted, tasks.c.made, tasks.c.result_class)
-            .where(tasks.c.job_id == job, tasks.c.number > after, tasks.c.wanted > 0)
+            .where(tasks.c.job_id == job, tasks.c.number > after, tasks.c.wanted > _NONE)
             .order_by(tasks.c.number)
             .limit(limit)
         )
@@ -170,7 +174,7 @@ class SqlStore:
     def unread(self) -> Sequence[ReplicaId]:
         """Return replicas whose results wait to be read."""
         with reading(self._engine) as connection:
-            query = select(replicas.c.id).where(replicas.c.state == "reading").order_by(replicas.c.id)
+            query = select(replicas.c.id).where(replicas.c.state == _READING).order_by(replicas.c.id)
             return [ReplicaId(row.id) for row in connection.execute(query)]
 
     def result(self, replica: ReplicaId) -> tuple[ReplicaRow, str]:

@@ -40,7 +40,7 @@ CANCEL_JOB: Final = """
     UPDATE jobs SET state = 'cancelled', finished_at = :now
     WHERE id = :job AND state IN ('entering', 'open', 'incomplete')"""
 CANCEL_TASKS: Final = """
-    UPDATE tasks SET state = 'cancelled', wanted = 0 WHERE job_id = :job AND state IN ('open', 'failed')"""
+    UPDATE tasks SET state = 'cancelled', wanted = 0 WHERE job_id = :job AND state = 'open'"""
 CANCEL_REPLICAS: Final = """
     UPDATE replicas SET state = 'cancelled', cause = 'cancelled', ended_at = :now, next_transition = NULL
     WHERE job_id = :job AND state IN ('leased', 'reading', 'voting')"""
@@ -52,8 +52,11 @@ CLEAR_OLD_BALLOTS: Final = """
     UPDATE replicas SET state = 'cancelled'
     WHERE job_id = :job AND state IN ('voting', 'outvoted', 'failed', 'lost')
     AND task IN (SELECT number FROM tasks WHERE job_id = :job AND state = 'failed')"""
+# Late replicas of the first try go on, and count.
 REOPEN_TASKS: Final = """
-    UPDATE tasks SET state = 'open', wanted = :wanted, reason = '', result_class = NULL
+    UPDATE tasks SET state = 'open', reason = '', result_class = NULL, wanted = (
+        SELECT CASE WHEN COUNT(*) < :wanted THEN :wanted - COUNT(*) ELSE 0 END FROM replicas AS x
+        WHERE x.job_id = :job AND x.task = tasks.number AND x.state IN ('leased', 'reading'))
     WHERE job_id = :job AND state = 'failed'"""
 
 _ENTER_SQLITE: Final = """

@@ -20,6 +20,7 @@ class _Waiting:
     answer: Deferred[WorkAnswer]
     nothing: WorkAnswer  # what to say if no work comes
     timer: Any
+    woken: bool = False  # it is being looked at again
 
 
 class WaitingHosts:
@@ -43,7 +44,8 @@ class WaitingHosts:
         waiting = self._waiting.get(call.host)
         if waiting is not None and waiting.answer is answer:
             waiting.nothing = nothing  # it was woken in vain, and has waited a part of its time
-            self._wake_next()
+            waiting.woken = False
+            self.pass_on()
             return
         self.release(call.host)
         timer = self._clock.callLater(call.request.wait_seconds, self.release, call.host)
@@ -73,12 +75,15 @@ class WaitingHosts:
         """Look again for as many held calls as there are new replicas; None: for all."""
         self._to_ask = deque(self._waiting)
         for _ in range(len(self._to_ask) if replicas is None else min(replicas, len(self._to_ask))):
-            self._wake_next()
+            self.pass_on()
 
-    def _wake_next(self) -> None:
+    def pass_on(self) -> None:
+        """Look again for the next held call, since one that was woken took nothing."""
         while self._to_ask:
             waiting = self._waiting.get(self._to_ask.popleft())
-            if waiting is not None and not waiting.answer.called:
+            # One that is being looked at already stands for the work that woke it, not for this.
+            if waiting is not None and not waiting.woken and not waiting.answer.called:
+                waiting.woken = True
                 self._look_again(waiting.call, waiting.answer)
                 return
 
