@@ -28,6 +28,9 @@ from xwgrid.model import (
 )
 
 T = TypeVar("T")
+# What a database keeps as a number.
+_Number = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+_Replica = Annotated[ReplicaId, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 # A work call of a host with a few leases is under 4 KiB; a job of 100,000 input files is about 20 MB.
 MAX_WORK_BYTES = 1 << 20
@@ -71,21 +74,21 @@ Outcome: TypeAlias = Finished | Failed | HandedBack
 class Report(Struct, frozen=True, kw_only=True):
     """How a replica ended on this host. Repeated until the server confirms it."""
 
-    replica: ReplicaId
+    replica: _Replica
     outcome: Outcome
 
 
 class Held(Struct, frozen=True, kw_only=True):
     """A lease this host holds: running, waiting to run, or finished and not yet confirmed."""
 
-    replica: ReplicaId
+    replica: _Replica
     done: Annotated[float, Meta(ge=0, le=1)] | None = None  # share of the task; None: not begun
 
 
 class WorkRequest(Struct, frozen=True, kw_only=True):
     """One call for everything: report, renew and acknowledge, say what is free, take."""
 
-    call: int  # grows with every call of this host, across restarts too: tells a late call from news
+    call: _Number  # grows with every call of this host, across restarts too: tells a late call from news
     held: Annotated[tuple[Held, ...], Meta(max_length=1_000)] = ()  # ALL leases the host holds, reported ones excepted
     reports: Annotated[tuple[Report, ...], Meta(max_length=1_000)] = ()
     want: Annotated[int, Meta(ge=0, le=1_000)] = 0  # new leases wished for

@@ -286,3 +286,64 @@ def test_a_failed_update_of_jobs_is_not_silent(rig: Rig) -> None:
     cancelled = rig.dispatcher.cancel(UserId(1), job)
     rig.writer.run()
     assert "nothing to cancel" in str(result(cancelled).value)
+
+
+def test_two_jobs_wake_two_hosts(rig: Rig) -> None:
+    """A host that was woken for one job is not woken for the next one in another's stead."""
+    held = [rig.ask(1), rig.ask(2)]
+    rig.writer.run()
+    for _ in range(2):
+        rig.submit(digest_job(1, replicas=1, quorum=1))
+    rig.writer.run()
+    assert [len(result(answer).leases) for answer in held] == [1, 1]
+
+
+def test_a_woken_host_that_goes_away_passes_the_wake_on(rig: Rig) -> None:
+    """When a caller goes away between being woken and being looked at, the next one is asked."""
+    first, gone, last = rig.ask(1), rig.ask(2), rig.ask(3)
+    gone.addErrback(lambda _: None)
+    rig.writer.run()
+    submitted = rig.submit(digest_job(2, replicas=1, quorum=1))
+    while not submitted.called:
+        rig.writer.step()
+    gone.cancel()  # the first is being looked at, this one stands behind it
+    rig.writer.run()
+    assert [len(result(answer).leases) for answer in (first, last)] == [1, 1]
+
+
+def test_a_voter_that_completes_a_class_wakes_those_that_waited_for_it(rig: Rig) -> None:
+    """A host alone in its class waits; when a second owner of the class calls, both have work at once."""
+    rig.submit(digest_job(1))
+    rig.writer.run()
+
+    def odd(host: int) -> Deferred[WorkAnswer]:
+        call = msgspec.structs.replace(rig.grid.request(host, want=1), wait_seconds=50.0, facts=facts("odd"))
+        return rig.dispatcher.work(HostId(host), call)
+
+    first = odd(1)
+    rig.writer.run()
+    assert not first.called
+    second = odd(2)
+    rig.writer.run()
+    assert len(result(first).leases) == len(result(second).leases) == 1
+
+
+def test_a_job_whose_entering_failed_is_entered_later(rig: Rig) -> None:
+    """A database that refuses a job's tasks for a moment delays the job, and loses it not."""
+    refusals: list[None] = []
+
+    def refuse(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        if "INSERT INTO tasks" in statement and not refusals:
+            refusals.append(None)
+            raise RuntimeError("the disk says no")
+
+    event.listen(rig.grid.engine, "before_cursor_execute", refuse)
+    submitted = rig.submit(digest_job(1, replicas=1, quorum=1))
+    rig.writer.run()
+    assert result(submitted) == len(refusals) == 1
+    waiting = rig.ask(1)
+    rig.writer.run()
+    assert not waiting.called
+    rig.reactor.advance(5)
+    rig.writer.run()
+    assert len(result(waiting).leases) == 1

@@ -107,6 +107,7 @@ class Volunteer:
 _VOLUNTEER = st.sampled_from(sorted(CLASS_OF))
 _OUTCOMES = st.sampled_from(["right", "right", "right", "lie", "other lie", "fail", "hand back"])
 _FAILS = st.sampled_from(["before save", "after save", "tasks", "job"])
+# Host, leases wanted, whether the answer is lost, whether it is a held call looked at again.
 _CALL = st.tuples(
     _VOLUNTEER, st.integers(0, 3), st.booleans(), st.booleans()
 )  # host, want, answer lost, looked at again
