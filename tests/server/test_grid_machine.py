@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,100 +11,41 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import Engine, event, insert, select
 from xwgrid_schema.tables import hosts, jobs, replicas, tasks, users
-from xwgrid_server.calls import Call, LeaseTerms
-from xwgrid_server.coordinator import Coordinator
+from xwgrid_server.calls import Call
 from xwgrid_server.database import open_engine
 from xwgrid_server.job_store import SqlStore
-from xwgrid_server.store import Changes, JobRow, Saved, TaskKey, TaskRow
+from xwgrid_server.store import TaskKey
 
-from tests.server.small_grid import SPEC, SmallGrid, digest_job, facts, finished, right
+from tests.server.small_grid import SPEC, digest_job, facts, finished, right
+from tests.server.unlucky_grid import UnluckyGrid, Volunteer, outcome_of
 from xwgrid.errors import Conflict
 from xwgrid.lifecycle import IN_THE_BOX, LIVE
-from xwgrid.model import Cause, HostId, JobId, ReplicaId, ReplicaState, TaskState, UserId
+from xwgrid.model import HostId, JobId, ReplicaState, TaskState, UserId
 from xwgrid.voting import Undecided, decide
-from xwgrid.wire import Failed, HandedBack, Held, Lease, Outcome, Report, WorkAnswer, WorkRequest
+from xwgrid.wire import WorkAnswer, WorkRequest
 
 OWNERS = 4
 # Hosts 1 … 4 are of the owners 1 … 4; owner 1 has a second one of the same class, owner 2 one of another.
 CLASS_OF = {1: "any", 2: "any", 3: "any", 4: "odd", 5: "any", 6: "odd"}
 OWNER_OF = {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 2}
 TAKES_PART = LIVE | IN_THE_BOX
-LIES = ("0" * 64, "1" * 64)
-
-
-class Unlucky(SqlStore):
-    """The real store on a bad day: `fails` names what fails next, before or after it was written."""
-
-    fails: str = ""
-
-    def _fail(self, what: str) -> None:
-        if self.fails == what:
-            self.fails = ""
-            raise OSError(f"the database went away: {what}")
-
-    def save(self, changes: Changes) -> Saved:
-        """Write a batch, or seem not to."""
-        self._fail("before save")
-        saved = super().save(changes)
-        self._fail("after save")
-        return saved
-
-    def tasks(self, keys: Collection[TaskKey]) -> dict[TaskKey, TaskRow]:
-        """Return tasks."""
-        self._fail("tasks")
-        return dict(super().tasks(keys))
-
-    def job(self, job: JobId) -> JobRow | None:
-        """Return a job."""
-        self._fail("job")
-        return super().job(job)
-
-
-class Grid(SmallGrid):
-    """A small grid whose store may fail."""
-
-    def restart(self) -> None:
-        """Begin anew from what is in the database."""
-        self.store = Unlucky(self.engine)
-        self.coordinator = Coordinator(self.store, LeaseTerms(), self.now)
-
-
-@dataclass
-class Volunteer:
-    """What a host has on its disk, and the number of its last call."""
-
-    host: int
-    call: int = 0
-    held: dict[ReplicaId, Lease] = field(default_factory=dict)
-    outbox: dict[ReplicaId, tuple[Lease, Outcome]] = field(default_factory=dict)
-
-    def request(self, want: int) -> WorkRequest:
-        """Return the next call."""
-        self.call += 1
-        return WorkRequest(
-            call=self.call,
-            want=want,
-            held=tuple(Held(replica=each, done=0.5) for each in self.held if each not in self.outbox),
-            reports=tuple(Report(replica=each, outcome=outcome) for each, (_, outcome) in self.outbox.items()),
-        )
-
-    def hear(self, answer: WorkAnswer) -> None:
-        """Take an answer in."""
-        for ended in answer.ended:
-            self.held.pop(ended.replica, None)
-            self.outbox.pop(ended.replica, None)
-        for confirmed in answer.confirmed:
-            self.held.pop(confirmed.replica, None)
-            self.outbox.pop(confirmed.replica, None)
-        for lease in answer.leases:
-            self.held[lease.replica] = lease
 
 
 _VOLUNTEER = st.sampled_from(sorted(CLASS_OF))
 _OUTCOMES = st.sampled_from(["right", "right", "right", "lie", "other lie", "fail", "hand back"])
+# Tasks, quorum, replicas beyond it, whether it is private, whose it is.
+_JOB = st.tuples(st.integers(1, 4), st.integers(1, 2), st.integers(0, 2), st.booleans(), st.integers(1, 2))
+MOST_JOBS = 5
 _FAILS = st.sampled_from(["before save", "after save", "tasks", "job"])
 # Host, leases wanted, whether the answer is lost, whether it is a held call looked at again.
 _CALL = st.tuples(
@@ -126,7 +66,7 @@ class AnyGrid(RuleBasedStateMachine):
         shutil.copy(migrated, database)
         self.engine = open_engine(f"sqlite:///{database}")
         event.listen(self.engine, "connect", _without_syncing)
-        self.grid = Grid(self.engine, owners=OWNERS)
+        self.grid = UnluckyGrid(self.engine, owners=OWNERS)
         self.volunteers = {host: Volunteer(host) for host in CLASS_OF}
         with self.engine.begin() as connection:
             for host in (5, 6):
@@ -139,15 +79,18 @@ class AnyGrid(RuleBasedStateMachine):
 
     # --- requesters ---------------------------------------------------------------------------------------------
 
-    @rule(
-        count=st.integers(1, 4),
-        quorum=st.integers(1, 2),
-        more=st.integers(0, 2),
-        private=st.booleans(),
-        owner=st.integers(1, 2),
-    )
-    def submit(self, count: int, quorum: int, more: int, private: bool, owner: int) -> None:
+    @initialize(jobs=st.lists(_JOB, min_size=1, max_size=3))
+    def begin(self, jobs: list[tuple[int, int, int, bool, int]]) -> None:
+        """Begin with open jobs."""
+        for job in jobs:
+            self.submit(job)
+        self.enter(4)
+
+    @rule(job=_JOB)
+    @precondition(lambda self: len(self._jobs()) < MOST_JOBS)
+    def submit(self, job: tuple[int, int, int, bool, int]) -> None:
         """Hand a job in; its tasks are entered later."""
+        count, quorum, more, private, owner = job
         request = digest_job(count, replicas=quorum + more, quorum=quorum, private=private)
         self.grid.coordinator.begin_job(UserId(owner), request, SPEC, frozenset(), self.grid.now)
 
@@ -179,7 +122,22 @@ class AnyGrid(RuleBasedStateMachine):
         volunteer = self.volunteers[host]
         running = [lease for replica, lease in volunteer.held.items() if replica not in volunteer.outbox]
         for lease, how in zip(running, outcomes, strict=False):
-            volunteer.outbox[lease.replica] = (lease, _outcome(how, lease))
+            volunteer.outbox[lease.replica] = (lease, outcome_of(how, lease))
+
+    @rule(turns=st.lists(st.tuples(_VOLUNTEER, _OUTCOMES), min_size=1, max_size=8), want=st.integers(0, 3))
+    def take_turns(self, turns: list[tuple[int, str]], want: int) -> None:
+        """Hosts end what they have, report it, and take more, one after the other."""
+        for host, how in turns:
+            self.work(host, [how] * 8)
+            self._serve([(host, want, False, False)])
+
+    @rule(how=_OUTCOMES)
+    def all_alike(self, how: str) -> None:
+        """All hosts take work, and all meet the same fate."""
+        for want in (3, 0):
+            for host in CLASS_OF:
+                self.work(host, [how] * 8)
+            self._serve([(host, want, False, False) for host in CLASS_OF])
 
     @rule(calls=st.lists(_CALL, min_size=1, max_size=4))
     def call(self, calls: list[tuple[int, int, bool, bool]]) -> None:
@@ -357,31 +315,16 @@ class AnyGrid(RuleBasedStateMachine):
             return list(connection.execute(select(jobs).order_by(jobs.c.id)))
 
 
-def _outcome(how: str, lease: Lease) -> Outcome:
-    if how == "fail":
-        return Failed(cause=Cause.EXITED, message="it said no")
-    if how == "hand back":
-        return HandedBack()
-    return finished({"lie": LIES[0], "other lie": LIES[1]}.get(how) or right(lease.task))
-
-
 def _host(number: int, owner: int, now: float, result_class: str = "any") -> dict[str, Any]:
     said = msgspec.json.encode(facts(result_class)).decode()
-    return {
-        "id": number,
-        "owner_id": owner,
-        "name": f"host{number}",
-        "enrolled_at": now,
-        "last_seen_at": now,
-        "facts": said,
-    }
+    seen = {"enrolled_at": now, "last_seen_at": now}
+    return {"id": number, "owner_id": owner, "name": f"host{number}", "facts": said, **seen}
 
 
 def _without_syncing(connection: Any, _entry: Any) -> None:
     connection.execute("PRAGMA synchronous = OFF").close()
 
 
-@pytest.mark.usefixtures("_migrated_sqlite")
 def test_whatever_happens_every_job_ends_and_nothing_is_counted_twice(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
