@@ -182,7 +182,9 @@ class ReadyIndex:
         reasons: dict[str, None] = {}
         for job in islice(self._jobs.values(), 20):
             refusal = self._refusal(job, host)
-            reasons[refusal or "every open task is taken, or this host's owner has voted on it already"] = None
+            reasons[
+                refusal or "every open task is taken, or was voted on by this host's owner, or failed on this host"
+            ] = None
         return "; ".join(islice(reasons, 3))
 
     def _count(self, card: JobCard, leases: int) -> None:
