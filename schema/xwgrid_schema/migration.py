@@ -37,9 +37,9 @@ def present_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring the database to `newest_revision`, in the connection's transaction."""
-    command.upgrade(_config(connection), "head")
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Bring the database up to a revision, the newest unless told otherwise, in the connection's transaction."""
+    command.upgrade(_config(connection), revision)
 
 
 def write_revision(connection: Connection, message: str, revision: str) -> None:

@@ -142,6 +142,8 @@ jobs = Table(
     Column("leased", Integer, nullable=False, server_default="0", comment="leases given out so far"),
     Column("outvoted", Integer, nullable=False, server_default="0"),
     Column("lost", Integer, nullable=False, server_default="0"),
+    Column("timed", Integer, nullable=False, server_default="0", comment="results that came with their time"),
+    Column("seconds", Double, nullable=False, server_default="0", comment="the sum of those times"),
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double),
     CheckConstraint("state IN ('entering', 'open', 'finished', 'incomplete', 'cancelled')", name="state"),
@@ -217,6 +219,12 @@ replicas = Table(
         unique=True,
         sqlite_where=LIVE_OR_VOTING,
         postgresql_where=LIVE_OR_VOTING,
+    ),
+    Index(
+        "ix_replicas_live_by_job",
+        "job_id",
+        sqlite_where=text("state = 'leased'"),
+        postgresql_where=text("state = 'leased'"),
     ),
     Index(
         "ix_replicas_live_by_host",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from msgspec import structs
+
 from xwgrid.lifecycle import IN_THE_BOX, REPLICA_MOVES, TASK_MOVES, ReplicaEvent, TaskEvent, move
 from xwgrid.model import Cause, HostId, Instant, JobId, ReplicaId, ReplicaState, TaskState
 from xwgrid.scheduling import JobCard, ReadyIndex, ReadyTask
@@ -54,7 +56,7 @@ class Batch:
         self._was: dict[ReplicaId, ReplicaState] = {}
         self._told: dict[ReplicaId, dict[str, Any]] = {}
         self._tasks: dict[TaskKey, TaskChange] = {}
-        self._counts: dict[JobId, dict[str, int]] = {}
+        self._counts: dict[JobId, JobChange] = {}
 
     def row(self, replica: ReplicaId) -> ReplicaRow | None:
         """Return a replica as it stands in this batch."""
@@ -77,6 +79,9 @@ class Batch:
             self._index.host_failed(row.job, attempt.host)
         if state is ReplicaState.LOST:
             self._count(row.job, "lost")
+        if event in _RESULT_CAME and told["seconds"] > 0:
+            self._count(row.job, "timed")
+            self._count(row.job, "seconds", told["seconds"])
         self._change(row, state, told)
         self.touched.add((row.job, row.task))
 
@@ -100,7 +105,7 @@ class Batch:
             renewals=list(self.renewals.values()),
             tasks=list(self._tasks.values()),
             claims=self.claims,
-            jobs=[JobChange(job=job, **counts) for job, counts in self._counts.items()],
+            jobs=list(self._counts.values()),
             hosts=list(self.hosts.values()),
         )
 
@@ -178,9 +183,10 @@ class Batch:
         after = attempt._replace(state=state, cause=cause, fingerprint=fingerprint)
         self._rows[attempt.replica] = row._replace(attempt=after)
 
-    def _count(self, job: JobId, what: str) -> None:
-        counts = self._counts.setdefault(job, {})
-        counts[what] = counts.get(what, 0) + 1
+    def _count(self, job: JobId, what: str, by: float = 1) -> None:
+        change = self._counts.get(job) or JobChange(job=job)
+        self._counts[job] = structs.replace(change, **{what: getattr(change, what) + by})
 
 
+_RESULT_CAME = frozenset({ReplicaEvent.VALUE_REPORTED, ReplicaEvent.FILES_REPORTED})
 _KEEPS_OTHERS_OUT = frozenset({ReplicaState.LEASED, ReplicaState.READING}) | IN_THE_BOX

@@ -155,6 +155,7 @@ class Statements:
             f"""
             UPDATE jobs SET agreed = jobs.agreed + r.agreed, failed = jobs.failed + r.failed,
                 outvoted = jobs.outvoted + r.outvoted, lost = jobs.lost + r.lost,
+                timed = jobs.timed + r.timed, seconds = jobs.seconds + r.seconds,
                 state = CASE WHEN {ended}
                     THEN CASE WHEN jobs.failed + r.failed = 0 THEN 'finished' ELSE 'incomplete' END
                     ELSE jobs.state END,

@@ -32,7 +32,8 @@ MOST_PER_PAGE: Final = 1_000
 
 _JOB: Final = (
     jobs.c.id, jobs.c.name, users.c.name.label("owner"), jobs.c.application, jobs.c.state, jobs.c.tasks, jobs.c.agreed,
-    jobs.c.failed, jobs.c.leased, jobs.c.outvoted, jobs.c.lost, jobs.c.created_at, jobs.c.finished_at, jobs.c.spec,
+    jobs.c.failed, jobs.c.leased, jobs.c.outvoted, jobs.c.lost, jobs.c.timed, jobs.c.seconds,
+    jobs.c.created_at, jobs.c.finished_at, jobs.c.spec,
     jobs.c.private, jobs.c.request,
 )  # fmt: skip
 _DISAPPOINTED: Final = exists().where(
@@ -163,22 +164,18 @@ def _job(connection: Connection, row: Row[Any], progress: Mapping[ReplicaId, flo
         quorum=request.quorum,
         spec=row.spec,
         private=row.private,
-        seconds_left=_seconds_left(connection, row, request, [progress.get(lease.id, 0.0) for lease in live]),
+        seconds_left=_seconds_left(row, request, [progress[lease.id] for lease in live if lease.id in progress]),
         reason=_reason(connection, row, state, running),
     )
 
 
-def _seconds_left(connection: Connection, row: Row[Any], request: JobRequest, done: Sequence[float]) -> float | None:
-    """Return the time left: the mean time of its replicas so far, over as many hosts as work on it now."""
-    if row.finished_at is not None or not done:
-        return None
-    mean = connection.execute(
-        select(func.avg(replicas.c.seconds)).where(replicas.c.job_id == row.id, replicas.c.seconds > 0)
-    ).scalar()
-    if mean is None:
+def _seconds_left(row: Row[Any], request: JobRequest, done: Sequence[float]) -> float | None:
+    """Return the time left: the mean time of its results so far, over as many replicas as are being worked on."""
+    if row.finished_at is not None or not done or not row.timed:
         return None
     left: float = (row.tasks - row.agreed - row.failed) * request.quorum - sum(done)
-    return max(0.0, left * float(mean) / len(done))
+    mean: float = row.seconds / row.timed
+    return max(0.0, left * mean / len(done))
 
 
 def _reason(connection: Connection, row: Row[Any], state: JobState, running: int) -> str | None:

@@ -150,6 +150,8 @@ class JobChange(Struct, frozen=True, kw_only=True):
     failed: int = 0
     outvoted: int = 0
     lost: int = 0
+    timed: int = 0
+    seconds: Seconds = 0.0
 
 
 class HostChange(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
+from xwgrid_schema import migration
 from xwgrid_schema.tables import metadata
 from xwgrid_server import database
 
@@ -78,3 +79,34 @@ def test_a_connection_that_was_cut_while_idle_is_replaced(postgresql_url: str, m
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
     engine.dispose()
     other.dispose()
+
+
+def test_counting_a_jobs_time_keeps_what_was_there(empty_database_url: str) -> None:
+    """A grid of the first schema comes through the upgrade with its jobs and replicas, and their time is counted."""
+    engine = database.open_engine(empty_database_url)
+    with engine.begin() as connection:
+        migration.upgrade(connection, "0001")
+        connection.execute(text("INSERT INTO users (id, name, created_at) VALUES (1, 'ada', 0)"))
+        connection.execute(text("INSERT INTO hosts (id, owner_id, name, enrolled_at) VALUES (1, 1, 'desk', 0)"))
+        connection.execute(text("INSERT INTO blobs VALUES ('spec', 1, 0)"))
+        connection.execute(
+            text(
+                "INSERT INTO jobs (id, owner_id, name, application, spec, request, state, private, priority, tasks,"
+                " created_at) VALUES (7, 1, 'film', 'blender', 'spec', '{}', 'open', FALSE, 0, 3, 0)"
+            )
+        )
+        for number, (state, seconds) in enumerate([("agreed", 2.5), ("outvoted", 1.5), ("failed", 9.0)]):
+            connection.execute(
+                text(
+                    "INSERT INTO replicas (id, job_id, task, number, host_id, voter, state, leased_at, seconds)"
+                    " VALUES (:id, 7, :id, 0, 1, 1, :state, 0, :seconds)"
+                ),
+                {"id": number, "state": state, "seconds": seconds},
+            )
+    database.upgrade(empty_database_url)
+    with database.reading(engine) as connection:
+        counted = connection.execute(text("SELECT name, timed, seconds FROM jobs")).one()
+        kept = connection.execute(text("SELECT COUNT(*) FROM replicas")).scalar_one()
+    assert tuple(counted) == ("film", 2, 4.0)
+    assert kept == 3
+    engine.dispose()
