@@ -57,7 +57,7 @@ def latency_command(database: str | None, jobs: int, as_json: bool) -> None:
 @main.command("overhead")
 @click.option("--pairs", type=click.IntRange(1, 20), default=3, show_default=True)
 @click.option("--frames", type=click.IntRange(2, 250), default=16, show_default=True)
-@click.option("--frame-seconds", type=click.FloatRange(0.5, 60), default=3.5, show_default=True)
+@click.option("--frame-seconds", type=click.FloatRange(0.5, 60), default=4.0, show_default=True)
 @click.option("--scene", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A .blend file.")
 @_JSON
 def overhead_command(pairs: int, frames: int, frame_seconds: float, scene: Path | None, as_json: bool) -> None:

@@ -18,8 +18,7 @@ from xwgrid.requester.settings import save_credentials
 ROOT = Path(__file__).parents[1]
 SCENE = ROOT / "examples" / "orrery" / "orrery.blend"
 WIDTH, HEIGHT = 320, 180
-# Two short renders whose difference is the cost of samples alone.
-_FEW, _MORE = 16, 80
+_FEW, _MORE = 8, 32
 _READY_SECONDS = 120.0
 
 
@@ -31,8 +30,7 @@ def overhead(*, scene: Path | None, frames: int, frame_seconds: float, pairs: in
     chosen = (scene or SCENE).resolve()
     with tempfile.TemporaryDirectory(prefix="xwgrid-benchmark-") as name:
         folder = Path(name)
-        few, more = (_plain(chosen, folder / f"calibration-{n}", 1, n) for n in (_FEW, _MORE))
-        samples = max(1, round(frame_seconds * (_MORE - _FEW) / (more - few)))
+        samples = _samples(chosen, folder / "calibration", frame_seconds)
         plain: list[float] = []
         through: list[float] = []
         for pair in range(pairs):
@@ -64,6 +62,18 @@ def overhead(*, scene: Path | None, frames: int, frame_seconds: float, pairs: in
             "plain_frame_seconds": statistics.median(plain) / frames,
         },
     )
+
+
+def _samples(scene: Path, folder: Path, frame_seconds: float) -> int:
+    """Return how many samples make a frame last so long: a frame costs a fixed time, and some for every sample."""
+
+    def frame(samples: int) -> float:
+        # The difference leaves out what a process costs before its second frame.
+        one, three = (_plain(scene, folder / f"{samples}-{frames}", frames, samples) for frames in (1, 3))
+        return (three - one) / 2
+
+    few, more = frame(_FEW), frame(_MORE)
+    return max(1, round(_FEW + (frame_seconds - few) * (_MORE - _FEW) / (more - few)))
 
 
 def _plain(scene: Path, out: Path, frames: int, samples: int) -> float:
