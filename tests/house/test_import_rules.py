@@ -19,8 +19,9 @@ ALLOWED = {
 }
 # Libraries that act on the world: none of them inside `xwgrid`.
 ACTING = ("alembic", "klein", "psutil", "psycopg", "pynvml", "sqlalchemy", "treq", "twisted", "web3")
-# The shells inside `xwgrid`: the requester's command, and the child processes that read strangers' pictures.
-SHELLS = ("xwgrid.requester", "xwgrid.reading")
+# The shells inside `xwgrid`: the requester's command, the child processes that read strangers' pictures, and what the
+# commands of all rooms have in common.
+SHELLS = ("xwgrid.requester", "xwgrid.reading", "xwgrid.command_line")
 # What shells are for, so no deciding module touches it.
 SHELL_LIBRARIES = ("av", "blender_asset_tracer", "click", "httpx", "rich", "socket", "subprocess", "threading")
 # What every Blender brings.
