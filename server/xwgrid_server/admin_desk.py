@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import click
 import msgspec
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from xwgrid import wire
-from xwgrid.errors import BadInput, Conflict, GridError, Unavailable
-from xwgrid.model import Instant, Seconds
+from xwgrid.errors import Conflict, Unavailable
+from xwgrid.model import Instant
 from xwgrid_server import authority, database, settings
 from xwgrid_server.accounts import Contact
 from xwgrid_server.listening import read_listening
@@ -26,29 +24,6 @@ from xwgrid_server.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_UNITS: dict[str, Seconds] = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
-
-
-class Sentences(click.Group):
-    """A group of commands that ends a refusal with one sentence on standard error, and its exit status.
-
-    With --json the line is an ErrorBody.
-    """
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was named."""
-        as_json = "--json" in ctx.args
-        try:
-            return super().invoke(ctx)
-        except GridError as error:
-            refusal = error
-        except click.UsageError as error:
-            if not as_json:
-                raise
-            refusal = BadInput(error.format_message())
-        click.echo(wire.told(refusal, str(self.name), as_json=as_json), err=True)
-        raise click.exceptions.Exit(refusal.exit_status)
 
 
 @dataclass(frozen=True)
@@ -145,11 +120,3 @@ def when(instant: Instant | None) -> str | None:
     if instant is None:
         return None
     return datetime.fromtimestamp(instant, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def span(_context: click.Context, _option: click.Parameter, text: str) -> Seconds:
-    """Read `30m`, `12h` or `7d`, for click. Raises BadInput."""
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
-    if found is None:
-        raise BadInput(f"'{text}' is not a span of time: write 30m, 12h or 7d (minutes, hours, days)")
-    return int(found[1]) * _UNITS[found[2]]

@@ -20,8 +20,9 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from xwgrid import tokens, wire
-from xwgrid.errors import BadInput, GridError
+from xwgrid import tokens
+from xwgrid.command_line import Sentences, span
+from xwgrid.errors import BadInput
 from xwgrid.model import Seconds
 from xwgrid_volunteer import control, runtime_command, settings, status_text
 from xwgrid_volunteer.control import Ask, AskPause, AskResume, AskStatus, Status
@@ -32,29 +33,7 @@ from xwgrid_volunteer.settings import VolunteerSettings
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_UNITS: dict[str, Seconds] = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _WATCH_SECONDS = 1.0
-
-
-class Sentences(click.Group):
-    """A group of commands that ends a refusal with one sentence on standard error, and its exit status.
-
-    With --json the line is an ErrorBody.
-    """
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was named."""
-        as_json = "--json" in ctx.args
-        try:
-            return super().invoke(ctx)
-        except GridError as error:
-            refusal = error
-        except click.UsageError as error:
-            if not as_json:
-                raise
-            refusal = BadInput(error.format_message())
-        click.echo(wire.told(refusal, "xwgrid-volunteer", as_json=as_json), err=True)
-        raise click.exceptions.Exit(refusal.exit_status)
 
 
 @dataclass(frozen=True)
@@ -94,7 +73,7 @@ def with_settings(command: Callable[Concatenate[Place, P], R]) -> Callable[P, R]
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
 
 
-@click.group(cls=Sentences)
+@click.group("xwgrid-volunteer", cls=Sentences)
 @click.version_option(package_name="xwgrid", prog_name="xwgrid-volunteer")
 def main() -> None:
     """Give this machine's idle time to a grid."""
@@ -187,17 +166,8 @@ def _watch(state: Path, *, as_json: bool) -> None:
             time.sleep(_WATCH_SECONDS)
 
 
-def _span(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Seconds | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if found is None or float(found[1]) == 0:
-        raise click.BadParameter(f"'{text}' is no time: write for example 30m, 1h or 2d")
-    return float(found[1]) * _UNITS[found[2]]
-
-
 @main.command()
-@click.option("--for", "seconds", callback=_span, help="Such as 30m, 1h, 2d; without it until `resume`.")
+@click.option("--for", "seconds", callback=span, help="Such as 30m, 1h, 2d; without it until `resume`.")
 @as_json_option
 @with_settings
 def pause(place: Place, *, seconds: Seconds | None, as_json: bool) -> None:

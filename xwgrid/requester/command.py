@@ -13,10 +13,11 @@ from rich.console import Console
 
 from xwgrid import tokens, wire
 from xwgrid.applications import registry
+from xwgrid.command_line import Sentences
 from xwgrid.model import JobId, JobState, TaskNumber
 from xwgrid.requester import results, showing
 from xwgrid.requester.client import ENDED, GridClient, first_contact
-from xwgrid.requester.context import Context, Sentences, print_json
+from xwgrid.requester.context import Context, print_json
 from xwgrid.requester.demo import demo
 from xwgrid.requester.live_download import watch_and_download
 from xwgrid.requester.settings import load_settings, save_credentials
@@ -36,7 +37,7 @@ _out_option = click.option(
 )
 
 
-@click.group(cls=Sentences, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("xwgrid", cls=Sentences, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--settings", "settings_file", type=click.Path(path_type=Path, dir_okay=False), help="Settings file (TOML)."
 )
