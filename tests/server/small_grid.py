@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 import msgspec
 from sqlalchemy import Engine, insert
@@ -57,6 +58,15 @@ def finished(value: str) -> Finished:
     return Finished(fingerprint=application("digest").value_fingerprint(value), value=value, seconds=1.0)
 
 
+class Said(TypedDict, total=False):
+    """What a call says; nothing, where it is left out. `number` is the next one unless given."""
+
+    want: int
+    held: Sequence[Lease]
+    reports: Sequence[tuple[Lease, Outcome]]
+    number: int | None
+
+
 @dataclass
 class SmallGrid:
     """Users 1 … owners, each with one host of the same number; user 1 hands in the jobs."""
@@ -94,53 +104,29 @@ class SmallGrid:
             pass
         return job
 
-    def call(
-        self,
-        host: int,
-        *,
-        want: int = 0,
-        held: Sequence[Lease] = (),
-        reports: Sequence[tuple[Lease, Outcome]] = (),
-        number: int | None = None,
-    ) -> WorkAnswer:
+    def call(self, host: int, **said: Unpack[Said]) -> WorkAnswer:
         """Make one work call and return its answer."""
-        answer, _ = self.call_with_effects(host, want=want, held=held, reports=reports, number=number)
+        answer, _ = self.call_with_effects(host, **said)
         return answer
 
-    def call_with_effects(
-        self,
-        host: int,
-        *,
-        want: int = 0,
-        held: Sequence[Lease] = (),
-        reports: Sequence[tuple[Lease, Outcome]] = (),
-        number: int | None = None,
-    ) -> tuple[WorkAnswer, Effects]:
+    def call_with_effects(self, host: int, **said: Unpack[Said]) -> tuple[WorkAnswer, Effects]:
         """Make one work call and return its answer and what follows from it."""
-        call = Call(HostId(host), self.request(host, want=want, held=held, reports=reports, number=number))
-        served = self.coordinator.serve([call], [], self.now)
+        served = self.coordinator.serve([Call(HostId(host), self.request(host, **said))], [], self.now)
         (answer,) = served.answers
         if not isinstance(answer, WorkAnswer):
             raise answer
         return answer, served.effects
 
-    def request(
-        self,
-        host: int,
-        *,
-        want: int = 0,
-        held: Sequence[Lease] = (),
-        reports: Sequence[tuple[Lease, Outcome]] = (),
-        number: int | None = None,
-    ) -> WorkRequest:
+    def request(self, host: int, **said: Unpack[Said]) -> WorkRequest:
         """Return a host's next call."""
+        number = said.get("number")
         after = self.calls.get(HostId(host), 0) + 1
         self.calls[HostId(host)] = max(after, number or 0)
         return WorkRequest(
             call=number or after,
-            want=want,
-            held=tuple(Held(replica=lease.replica) for lease in held),
-            reports=tuple(Report(replica=each.replica, outcome=outcome) for each, outcome in reports),
+            want=said.get("want", 0),
+            held=tuple(Held(replica=lease.replica) for lease in said.get("held", ())),
+            reports=tuple(Report(replica=each.replica, outcome=outcome) for each, outcome in said.get("reports", ())),
         )
 
     def take(self, host: int) -> Lease:
