@@ -93,6 +93,8 @@ JOB_MOVES: Final[Mapping[JobState, Mapping[JobEvent, JobState]]] = {
 
 LIVE: Final = frozenset({ReplicaState.LEASED, ReplicaState.READING})
 IN_THE_BOX: Final = frozenset({ReplicaState.VOTING, ReplicaState.AGREED, ReplicaState.OUTVOTED})
+# Replicas in these states keep their voter from having another one of the same task.
+KEEPS_OTHERS_OUT: Final = LIVE | IN_THE_BOX
 # As hoped for so far: nothing anybody would want to read about.
 UNEVENTFUL: Final = LIVE | {ReplicaState.VOTING, ReplicaState.AGREED}
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
-from xwgrid.model import Digest, HostId, JobId, JobRequest, Program, TaskNumber, UserId
-from xwgrid.voting import TASKS_A_HOST_MAY_FAIL
+from xwgrid.lifecycle import KEEPS_OTHERS_OUT
+from xwgrid.model import Digest, HostId, JobId, JobRequest, Program, ReplicaState, TaskNumber, UserId
+from xwgrid.voting import TASKS_A_HOST_MAY_FAIL, Attempt
 
 WINDOW: Final = 1_000
 # Buckets a host looks at before it turns to fresh tasks. A voter is in few of them, so the first few nearly always fit.
@@ -33,6 +34,23 @@ class ReadyTask(NamedTuple):
     result_class: str | None = None
     voters: frozenset[int] = frozenset()  # who may not have it: they hold it or voted on it
     failed_hosts: frozenset[HostId] = frozenset()
+
+
+def ready_task(number: TaskNumber, wanted: int, made: int, attempts: Iterable[Attempt]) -> ReadyTask:
+    """Return what the index keeps of a begun task, from all its attempts."""
+    voters, failed_hosts, result_class = set(), set(), None
+    for attempt in attempts:
+        if attempt.state in KEEPS_OTHERS_OUT:
+            voters.add(attempt.voter)
+            result_class = attempt.result_class
+        elif attempt.state is ReplicaState.FAILED:
+            failed_hosts.add(attempt.host)
+    return ReadyTask(number, wanted, made, result_class, frozenset(voters), frozenset(failed_hosts))
+
+
+def pinned(request: JobRequest, result_class: str | None) -> str | None:
+    """Return the class that replicas of `result_class` pin a task to: none when one ballot decides."""
+    return result_class if request.quorum > 1 else None
 
 
 class HostCard(NamedTuple):
@@ -89,6 +107,7 @@ class _Job:
 
     def put(self, task: ReadyTask) -> None:
         self.drop(task.number)
+        task = task._replace(result_class=pinned(self.card.request, task.result_class))
         if task.number > self.cursor and not self.exhausted:
             self.ahead.add(task.number)
         if task.wanted > 0:
@@ -235,9 +254,10 @@ class ReadyIndex:
         )
         if task is None:
             return None
-        pinned = result_class if job.card.request.quorum > 1 else None
         job.put(
-            task._replace(wanted=task.wanted - 1, made=task.made + 1, result_class=pinned, voters=task.voters | {voter})
+            task._replace(
+                wanted=task.wanted - 1, made=task.made + 1, result_class=result_class, voters=task.voters | {voter}
+            )
         )
         self._count(job.card, 1)
         return Choice(job.card, task.number, task.made, voter, result_class)

@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec import structs
 
-from xwgrid.lifecycle import IN_THE_BOX, REPLICA_MOVES, TASK_MOVES, ReplicaEvent, TaskEvent, move
+from xwgrid.lifecycle import REPLICA_MOVES, TASK_MOVES, ReplicaEvent, TaskEvent, move
 from xwgrid.model import Cause, HostId, Instant, JobId, ReplicaId, ReplicaState, TaskState
-from xwgrid.scheduling import JobCard, ReadyIndex, ReadyTask
+from xwgrid.scheduling import JobCard, ReadyIndex, pinned, ready_task
 from xwgrid.voting import Agreed, Attempt, Hopeless, Undecided, decide, late_ballot_agrees
 from xwgrid_server.calls import ReadOrder
 from xwgrid_server.store import (
@@ -129,21 +129,19 @@ class Batch:
             case Undecided():
                 wanted = verdict.wanted
                 self.newly_wanted += max(0, wanted - task.wanted)
-        voters = {a.voter: a.result_class for a in attempts if a.state in _KEEPS_OTHERS_OUT}
-        # Losing the only replica of a class frees the task for hosts of any class.
-        pinned = next(iter(voters.values()), None) if request.quorum > 1 else None
+        ready = ready_task(task.number, wanted, task.made, attempts)
         self._tasks[key] = TaskChange(
             job=task.job,
             number=task.number,
             was=task.state,
             state=state,
             wanted=wanted,
-            result_class=pinned,
+            # Losing the only replica of a class frees the task for hosts of any class.
+            result_class=pinned(request, ready.result_class),
             canonical=canonical,
             reason=reason,
         )
-        failed = frozenset(attempt.host for attempt in attempts if attempt.state is ReplicaState.FAILED)
-        self._index.offer(task.job, ReadyTask(task.number, wanted, task.made, pinned, frozenset(voters), failed))
+        self._index.offer(task.job, ready)
 
     def _settle(self, task: TaskRow, attempts: list[Attempt], verdict: Agreed) -> None:
         winners = set(verdict.winners)
@@ -189,4 +187,3 @@ class Batch:
 
 
 _RESULT_CAME = frozenset({ReplicaEvent.VALUE_REPORTED, ReplicaEvent.FILES_REPORTED})
-_KEEPS_OTHERS_OUT = frozenset({ReplicaState.LEASED, ReplicaState.READING}) | IN_THE_BOX

@@ -28,7 +28,7 @@ from xwgrid.model import (
     TaskNumber,
     UserId,
 )
-from xwgrid.scheduling import Choice, HostCard, JobCard, ReadyIndex
+from xwgrid.scheduling import Choice, HostCard, JobCard, ReadyIndex, pinned
 from xwgrid.splitting import arguments, task_count
 from xwgrid.wire import EndedLease, Lease, WorkAnswer, WorkRequest
 from xwgrid_server.answering import Answer, Progress, named, turned_away
@@ -239,7 +239,7 @@ class Coordinator:
             host=host.host,
             voter=choice.voter,
             result_class=choice.result_class,
-            pinned=choice.result_class if choice.card.request.quorum > 1 else None,
+            pinned=pinned(choice.card.request, choice.result_class),
             leased_at=now,
             next_transition=now + self.lease_seconds,
         )

@@ -28,7 +28,7 @@ from xwgrid.model import (
     TaskState,
     UserId,
 )
-from xwgrid.scheduling import ReadyTask
+from xwgrid.scheduling import ReadyTask, ready_task
 from xwgrid.voting import Attempt
 from xwgrid_server import job_store_sql as sql
 from xwgrid_server.batch_rows import numbers, parameter
@@ -163,7 +163,10 @@ class SqlStore:
         begun = {(job, row.number) for row in rows if row.made > 0}
         known = self.tasks(begun) if begun else {}
         return [
-            ready_task(known[job, row.number]) if row.made > 0 else ReadyTask(row.number, row.wanted) for row in rows
+            ready_task(row.number, row.wanted, row.made, known[job, row.number].attempts)
+            if row.made > 0
+            else ReadyTask(row.number, row.wanted)
+            for row in rows
         ]
 
     def due(self, now: Instant, limit: int) -> Sequence[ReplicaRow]:
@@ -292,18 +295,6 @@ class SqlStore:
             row = connection.execute(select(jobs.c.request).where(jobs.c.id == job)).scalar_one()
             request = msgspec.json.decode(row, type=JobRequest)
             return connection.execute(text(sql.REOPEN_TASKS), {"job": job, "wanted": request.replicas}).rowcount
-
-
-def ready_task(task: TaskRow) -> ReadyTask:
-    """Return what the index keeps of a task."""
-    voters, failed, pinned = set(), set(), None
-    for attempt in task.attempts:
-        if attempt.state in sql.KEEPS_OTHERS_OUT:
-            voters.add(attempt.voter)
-            pinned = attempt.result_class
-        elif attempt.state is ReplicaState.FAILED:
-            failed.add(attempt.host)
-    return ReadyTask(task.number, task.wanted, task.made, pinned, frozenset(voters), frozenset(failed))
 
 
 def _all_done(what: str, done: int, asked: int) -> None:

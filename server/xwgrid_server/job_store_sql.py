@@ -7,12 +7,8 @@ from typing import Final
 from msgspec import Struct
 from sqlalchemy import text
 
-from xwgrid.lifecycle import IN_THE_BOX, LIVE
 from xwgrid_server.batch_rows import number_list, statement
 from xwgrid_server.store import Claim, HostChange, JobChange, Renewal, ReplicaChange, TaskChange
-
-# Replicas in these states keep their voter from having another one of the same task.
-KEEPS_OTHERS_OUT: Final = LIVE | IN_THE_BOX
 
 
 class ClaimedTask(Struct, frozen=True, kw_only=True):

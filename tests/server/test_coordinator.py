@@ -305,6 +305,21 @@ def test_losing_the_only_replica_unpins_the_class(grid: SmallGrid) -> None:
     assert pinned is None
 
 
+def test_one_deciding_ballot_pins_no_class_even_after_a_restart(grid: SmallGrid) -> None:
+    """Where one ballot decides, a second replica may go to a host of any class, before and after a restart."""
+    with grid.engine.begin() as connection:
+        text = connection.execute(select(hosts.c.facts).where(hosts.c.id == 2)).scalar_one()
+        odd = text.replace("python any", "python odd")
+        connection.execute(update(hosts).where(hosts.c.id.in_([2, 4])).values(facts=odd))
+    grid.submit(digest_job(2, replicas=2, quorum=1))
+    grid.restart()
+    grid.take(1)
+    assert grid.take(2).task == 0
+    grid.take(3)
+    grid.restart()
+    assert grid.take(4).task == 1
+
+
 def test_a_late_ballot_leaves_the_verdict(grid: SmallGrid) -> None:
     """A ballot that comes after the verdict is judged by it and changes nothing."""
     job = grid.submit(digest_job(1, replicas=3))
