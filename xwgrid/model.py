@@ -136,6 +136,43 @@ class DigestWork(Struct, frozen=True, kw_only=True, tag="digest", tag_field="app
 Work: TypeAlias = BlenderWork | DigestWork
 
 
+# The chance of accepting a wrong result that a requester puts up with. At 0.5 a coin would do as well.
+Epsilon = Annotated[float, Meta(gt=0, le=0.5)]
+
+
+class Fixed(Struct, frozen=True, kw_only=True, tag="fixed", tag_field="by"):
+    """Every task is done `JobRequest.replicas` times, and `JobRequest.quorum` equal results are needed."""
+
+
+class Credibility(Struct, frozen=True, kw_only=True, tag="credibility", tag_field="by"):
+    """As many replicas as it takes until the chance that the leading result is wrong is below `epsilon`."""
+
+    epsilon: Epsilon = 0.001
+
+
+class Audit(Struct, frozen=True, kw_only=True, tag="audit", tag_field="by"):
+    """One replica, and strips of it done again by others, until the chance of a wrong result is below `epsilon`.
+
+    `share` is the least part of a frame that must be altered for the alteration to matter: strips are laid so that
+    smaller lies may slip through.
+    """
+
+    epsilon: Epsilon = 0.001
+    share: Annotated[float, Meta(ge=0.001, le=1)] = 0.05
+
+
+class Boinc(Struct, frozen=True, kw_only=True, tag="boinc", tag_field="by"):
+    """BOINC's adaptive replication: a host with `trusted_after` valid results in a row is checked only now and then.
+
+    For comparison in the simulator; a server lets no job choose it.
+    """
+
+    trusted_after: Annotated[int, Meta(ge=1)] = 10
+
+
+Policy: TypeAlias = Fixed | Credibility | Audit | Boinc
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     """Caps on one replica."""
 
@@ -152,6 +189,9 @@ class JobRequest(Struct, frozen=True, kw_only=True):
     work: Work
     split: Split
     inputs: Annotated[tuple[InputFile, ...], Meta(max_length=MAX_INPUTS)] = ()
+    # How results are checked. None asks for the server's default, which the server writes in its place.
+    policy: Policy | None = None
+    # Full replication: by the policy `fixed`, and where the other policies find results that differ.
     replicas: Annotated[int, Meta(ge=1, le=16)] = 2  # made at first
     quorum: Annotated[int, Meta(ge=1, le=16)] = 2  # equal ballots needed
     limits: Limits = Limits()

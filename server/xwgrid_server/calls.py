@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -32,6 +34,16 @@ class Reading(NamedTuple):
 
     replica: ReplicaId
     fingerprint: Digest | UnreadableResult
+    # Of the others it was compared with: the share of the rows both have, 0 to 1, in which any pixel differs.
+    differences: Mapping[ReplicaId, float] = MappingProxyType({})
+
+
+class Other(NamedTuple):
+    """A result of the same task that one is compared with."""
+
+    replica: ReplicaId
+    files: tuple[ResultFile, ...]
+    strips: str | None = None
 
 
 class ReadOrder(NamedTuple):
@@ -41,6 +53,8 @@ class ReadOrder(NamedTuple):
     request: JobRequest
     task: TaskNumber
     files: tuple[ResultFile, ...]
+    strips: str | None = None  # an audit's: which rows it holds, as `xwgrid.auditing.written` writes them
+    others: tuple[Other, ...] = ()
 
 
 class Effects(NamedTuple):
