@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from xwgrid.errors import IllegalMove
-from xwgrid.lifecycle import JOB_MOVES, REPLICA_MOVES, TASK_MOVES, ReplicaEvent, draw, move
+from xwgrid.lifecycle import JOB_MOVES, REPLICA_MOVES, TASK_MOVES, ReplicaEvent, TaskEvent, draw, move
 from xwgrid.model import JobState, ReplicaState, TaskState
 
 TABLES: list[tuple[Mapping[Any, Mapping[Any, Any]], type[StrEnum], set[StrEnum]]] = [
-    (REPLICA_MOVES, ReplicaState, {ReplicaState.AGREED, ReplicaState.HANDED_BACK, ReplicaState.CANCELLED}),
-    (TASK_MOVES, TaskState, {TaskState.AGREED, TaskState.CANCELLED}),
+    (REPLICA_MOVES, ReplicaState, {ReplicaState.HANDED_BACK, ReplicaState.CANCELLED}),
+    (TASK_MOVES, TaskState, {TaskState.CANCELLED}),
     (JOB_MOVES, JobState, {JobState.FINISHED, JobState.CANCELLED}),
 ]
 
@@ -44,7 +44,8 @@ def test_the_drawing_shows_every_move(
 
 
 def test_a_verdict_is_final() -> None:
-    """No event moves an agreed replica; the refusal names state and event."""
-    for event in ReplicaEvent:
+    """Nothing but a second look at a caught host's results moves an agreed replica or task."""
+    for event in set(ReplicaEvent) - {ReplicaEvent.REOPENED}:
         with pytest.raises(IllegalMove, match=f"'agreed' has no move for '{event}'"):
             move(REPLICA_MOVES, ReplicaState.AGREED, event)
+    assert set(TASK_MOVES[TaskState.AGREED]) == {TaskEvent.AUDITED_AGAIN}

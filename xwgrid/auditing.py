@@ -66,15 +66,27 @@ def written(strips: Sequence[Strip]) -> str:
     return ",".join(f"{strip.first}+{strip.rows}" for strip in strips)
 
 
-def parse_strips(text: str, height: int) -> tuple[Strip, ...]:
-    """Read strips of a picture `height` rows high. Raises BadInput for what is none, or lies outside the picture."""
+def parse_strips(text: str, height: int | None = None) -> tuple[Strip, ...]:
+    """Read strips of a picture `height` rows high; None, and whether they lie in it is not looked at.
+
+    Raises BadInput for what is none, or lies outside the picture.
+    """
     strips = []
     for part in text.split(","):
         match = _STRIP.fullmatch(part)
         if match is None:
             raise BadInput(f"'{part[:40]}' is not a strip: write its first row and how many, such as 12+2")
         strip = Strip(int(match["first"]), int(match["rows"]))
-        if strip.rows < 1 or strip.first + strip.rows > height:
+        if strip.rows < 1 or (height is not None and strip.first + strip.rows > height):
             raise BadInput(f"the strip {part} does not lie in a picture {height} rows high", height=height)
         strips.append(strip)
     return tuple(strips)
+
+
+def audit_names(result_names: Sequence[str], strips: Sequence[Strip]) -> tuple[str, ...]:
+    """Return the names of the files an audit's result consists of: "frame_0007_rows_0012.png"."""
+    names = []
+    for name in result_names:
+        stem, dot, suffix = name.rpartition(".")
+        names += [f"{stem}_rows_{strip.first:04d}{dot}{suffix}" for strip in strips]
+    return tuple(names)

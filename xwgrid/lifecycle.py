@@ -23,6 +23,7 @@ class ReplicaEvent(StrEnum):
     DROPPED = "dropped"
     WON = "won"
     OUTVOTED = "outvoted"
+    REOPENED = "reopened"  # its task's verdict is looked at again
     CANCELLED = "cancelled"
 
 
@@ -33,6 +34,7 @@ class TaskEvent(StrEnum):
     GIVEN_UP = "given up"
     CANCELLED = "cancelled"
     RETRIED = "retried"
+    AUDITED_AGAIN = "audited again"  # the host whose result was accepted was caught, and the job is not delivered
 
 
 class JobEvent(StrEnum):
@@ -58,10 +60,10 @@ REPLICA_MOVES: Final[Mapping[ReplicaState, Mapping[ReplicaEvent, ReplicaState]]]
     },
     _R.READING: {_RE.READ: _R.VOTING, _RE.UNREADABLE: _R.FAILED, _RE.CANCELLED: _R.CANCELLED},
     _R.VOTING: {_RE.WON: _R.AGREED, _RE.OUTVOTED: _R.OUTVOTED, _RE.CANCELLED: _R.CANCELLED},
-    _R.AGREED: {},
+    _R.AGREED: {_RE.REOPENED: _R.VOTING},
     # A retry starts a new vote: old ballots leave the box, so that their voters may vote again, and old failures and
     # losses are not counted a second time.
-    _R.OUTVOTED: {_RE.CANCELLED: _R.CANCELLED},
+    _R.OUTVOTED: {_RE.CANCELLED: _R.CANCELLED, _RE.REOPENED: _R.VOTING},
     _R.FAILED: {_RE.CANCELLED: _R.CANCELLED},
     _R.LOST: {_RE.CANCELLED: _R.CANCELLED},
     _R.HANDED_BACK: {},
@@ -74,7 +76,7 @@ TASK_MOVES: Final[Mapping[TaskState, Mapping[TaskEvent, TaskState]]] = {
         TaskEvent.GIVEN_UP: TaskState.FAILED,
         TaskEvent.CANCELLED: TaskState.CANCELLED,
     },
-    TaskState.AGREED: {},
+    TaskState.AGREED: {TaskEvent.AUDITED_AGAIN: TaskState.OPEN},
     TaskState.FAILED: {TaskEvent.RETRIED: TaskState.OPEN},
     TaskState.CANCELLED: {},
 }

@@ -196,6 +196,9 @@ class JobRequest(Struct, frozen=True, kw_only=True):
     quorum: Annotated[int, Meta(ge=1, le=16)] = 2  # equal ballots needed
     limits: Limits = Limits()
     private: bool = False  # only the requester's own hosts; votes from distinct hosts instead of distinct owners
+    result_class: ShortText | None = None  # only hosts whose results are of this class; None takes any
+    deadline: Instant | None = None  # the requester hopes to have everything by then; jobs in time trouble go first
+    policy_note: ShortText = ""  # written by the server: why the policy is not the one that was asked for
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
 
 

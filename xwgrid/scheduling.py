@@ -1,7 +1,8 @@
 """The index of ready tasks, and which of them a host may take.
 
 The index holds open jobs. Of each it knows a window of *fresh* tasks (no replica yet, in order of number, refilled
-from the store) and all *begun* tasks that want more replicas, in buckets of equal conditions, so that choosing costs
+from the store) and all *begun* tasks that want more replicas or audits. Begun tasks are offered to owners drawn by lot
+(`xwgrid.drawing`); where there are too few to draw from they lie in buckets of equal conditions, so that choosing costs
 the same at a thousand and at a million open tasks. What is chosen leaves the index at once: two calls of one group
 never get the same replica.
 """
@@ -10,13 +11,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final, NamedTuple, TypeAlias
+from random import Random
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from xwgrid.lifecycle import KEEPS_OTHERS_OUT
-from xwgrid.model import Digest, HostId, JobId, JobRequest, Program, ReplicaState, TaskNumber, UserId
-from xwgrid.voting import TASKS_A_HOST_MAY_FAIL, Attempt
+from xwgrid.drawing import LEAST_OWNERS, Lottery, Owners, Wish
+from xwgrid.model import (
+    Credibility,
+    Digest,
+    HostId,
+    Instant,
+    JobId,
+    JobRequest,
+    Program,
+    Seconds,
+    TaskNumber,
+    UserId,
+)
+from xwgrid.policies import policy_of, quorum_of, uses_standing
+from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks
+from xwgrid.trust import NEWCOMER, Standing, is_quarantined
+from xwgrid.trust import told as told_standing
+from xwgrid.voting import TASKS_A_HOST_MAY_FAIL, AuditOrder
 
 WINDOW: Final = 1_000
 # Buckets a host looks at before it turns to fresh tasks. A voter is in few of them, so the first few nearly always fit.
@@ -25,32 +41,9 @@ BUCKETS_LOOKED_AT: Final = 64
 LOADED_BONUS: Final = 2
 
 
-class ReadyTask(NamedTuple):
-    """A task that wants `wanted` more replicas now."""
-
-    number: TaskNumber
-    wanted: int
-    made: int = 0
-    result_class: str | None = None
-    voters: frozenset[int] = frozenset()  # who may not have it: they hold it or voted on it
-    failed_hosts: frozenset[HostId] = frozenset()
-
-
-def ready_task(number: TaskNumber, wanted: int, made: int, attempts: Iterable[Attempt]) -> ReadyTask:
-    """Return what the index keeps of a begun task, from all its attempts."""
-    voters, failed_hosts, result_class = set(), set(), None
-    for attempt in attempts:
-        if attempt.state in KEEPS_OTHERS_OUT:
-            voters.add(attempt.voter)
-            result_class = attempt.result_class
-        elif attempt.state is ReplicaState.FAILED:
-            failed_hosts.add(attempt.host)
-    return ReadyTask(number, wanted, made, result_class, frozenset(voters), frozenset(failed_hosts))
-
-
-def pinned(request: JobRequest, result_class: str | None) -> str | None:
-    """Return the class that replicas of `result_class` pin a task to: none when one ballot decides."""
-    return result_class if request.quorum > 1 else None
+# Tasks with a known answer that are kept for new hosts, of each class.
+KNOWN_ANSWERS: Final = 64
+KNOWN_ANSWERS_LOOKED_AT: Final = 8
 
 
 class HostCard(NamedTuple):
@@ -60,17 +53,8 @@ class HostCard(NamedTuple):
     owner: UserId
     programs: Mapping[str, Program]  # by runtime
     loaded: frozenset[Digest] = frozenset()
-
-
-class JobCard(NamedTuple):
-    """What the choice needs to know of a job."""
-
-    job: JobId
-    owner: UserId
-    request: JobRequest  # without its inputs
-    spec: Digest
-    runtime: str
-    renderer: str | None  # a version the job is pinned to
+    standing: Standing = NEWCOMER
+    in_test: bool = False  # it is at a task whose answer is known
 
 
 class Choice(NamedTuple):
@@ -81,81 +65,81 @@ class Choice(NamedTuple):
     number: int
     voter: int
     result_class: str
+    audit: AuditOrder | None = None  # the audit it is, None for a full replica
+    left: tuple[AuditOrder, ...] = ()  # the task's other audits
+    is_test: bool = False
+    drawn: bool = True  # by lot; else the task was there for whoever asked
+
+
+class KnownAnswer(NamedTuple):
+    """A decided task of an open job: what a new host makes of it tells what it is worth."""
+
+    card: JobCard
+    task: TaskNumber
+    made: int
+    result_class: str
+    voters: frozenset[int]
 
 
 # The tasks of a job that want replicas, in order of number, after a number, at most so many.
 Source: TypeAlias = Callable[[JobId, int, int], Sequence[ReadyTask]]
-# How many owners (or, for a private job's owner, hosts) of a class were seen lately.
-Census: TypeAlias = Callable[[str, UserId | None], int]
-_Condition: TypeAlias = tuple[frozenset[int], frozenset[HostId]]  # who may not have it: voters, hosts
 
 
-@dataclass
-class _Job:
-    card: JobCard
-    fresh: deque[TaskNumber] = field(default_factory=deque)
-    fresh_wanted: int = 1  # replicas a fresh task wants: all of them the same
-    cursor: int = -1
-    exhausted: bool = False
-    begun: dict[TaskNumber, ReadyTask] = field(default_factory=dict)
-    # By pinned class, then by the rest of the condition; innermost an ordered set.
-    buckets: dict[str | None, dict[_Condition, dict[TaskNumber, None]]] = field(default_factory=dict)
-    failures: dict[HostId, int] = field(default_factory=dict)
-    # Begun tasks the refilling has still to come by. It reads what is committed, and that may be older than what the
-    # batch in hand has told of them.
-    ahead: set[TaskNumber] = field(default_factory=set)
+class Census(Owners, Protocol):
+    """Who was seen lately."""
 
-    def put(self, task: ReadyTask) -> None:
-        self.drop(task.number)
-        task = task._replace(result_class=pinned(self.card.request, task.result_class))
-        if task.number > self.cursor and not self.exhausted:
-            self.ahead.add(task.number)
-        if task.wanted > 0:
-            self.begun[task.number] = task
-            self.buckets.setdefault(task.result_class, {}).setdefault(_condition(task), {})[task.number] = None
-
-    def drop(self, number: TaskNumber) -> None:
-        task = self.begun.pop(number, None)
-        if task is not None:
-            buckets = self.buckets[task.result_class]
-            bucket = buckets[_condition(task)]
-            del bucket[number]
-            if not bucket:
-                del buckets[_condition(task)]
-
-
-def _condition(task: ReadyTask) -> _Condition:
-    return (task.voters, task.failed_hosts)
+    def seen(self, result_class: str, owner: UserId | None) -> int:
+        """Return how many owners have hosts of a class (given an owner: how many hosts it has), seen today."""
 
 
 class ReadyIndex:
     """Which tasks of which jobs want replicas. Not thread-safe: one thread decides."""
 
-    def __init__(self, source: Source, census: Census, window: int = WINDOW) -> None:
+    def __init__(
+        self,
+        source: Source,
+        census: Census,
+        random: Random,
+        *,
+        window: int = WINDOW,
+        draw_from: int = LEAST_OWNERS,
+    ) -> None:
         self._source = source
         self._census = census
+        self._random = random
         self._window = window
-        self._jobs: dict[JobId, _Job] = {}
+        self._lottery = Lottery(census, random, draw_from)
+        self._jobs: dict[JobId, ReadyTasks] = {}
         self._live: dict[JobId, int] = {}  # live leases of each job
         self._live_of: dict[UserId, int] = {}  # and of each requester
+        self._known: dict[str, deque[KnownAnswer]] = {}  # by class
 
     # --- what the coordinator tells it -------------------------------------------------------------------------
 
-    def add_job(self, card: JobCard, failures: Mapping[HostId, int], live: int) -> None:
-        """Take up an open job with what its hosts failed at and how many live leases it has. Again means: anew."""
+    def add_job(self, card: JobCard, failures: Mapping[HostId, int], live: int, progress: JobProgress) -> None:
+        """Take up an open job with what its hosts failed at, and its live leases. Again means: anew."""
         self.remove_job(card)
-        self._jobs[card.job] = _Job(card, failures=dict(failures), fresh_wanted=card.request.replicas)
+        self._jobs[card.job] = ReadyTasks(card, progress, failures=dict(failures))
         self._count(card, live)
 
     def remove_job(self, card: JobCard) -> None:
         """Forget a job that ended."""
-        self._jobs.pop(card.job, None)
+        job = self._jobs.pop(card.job, None)
+        for number in () if job is None else job.begun:
+            self._lottery.withdraw((card.job, number))
         self._count(card, -self._live.get(card.job, 0))
 
-    def offer(self, job: JobId, task: ReadyTask) -> None:
-        """Take the present truth about a begun task; `wanted` 0 takes it out."""
-        if job in self._jobs:
-            self._jobs[job].put(task)
+    def offer(self, job: JobId, task: ReadyTask, now: Instant) -> int:
+        """Take the present truth about a begun task; one that wants nothing is taken out.
+
+        Returns how many parts of it whoever asks may have now: those that are drawn for are none of these.
+        """
+        return self._put(self._jobs[job], task, now) if job in self._jobs else 0
+
+    def decided(self, known: KnownAnswer) -> None:
+        """Keep a decided task of an open job for hosts that have to prove themselves."""
+        if known.card.job in self._jobs and not known.card.request.private:
+            self._known.setdefault(known.result_class, deque(maxlen=KNOWN_ANSWERS)).append(known)
 
     def lease_ended(self, card: JobCard) -> None:
         """Count one live lease of a job less."""
@@ -168,6 +152,16 @@ class ReadyIndex:
             failures = self._jobs[job].failures
             failures[host] = failures.get(host, 0) + 1
 
+    def counted(self, job: JobId, *, ended: int = 0, timed: int = 0, seconds: Seconds = 0.0) -> None:
+        """Note that tasks of a job ended (less than 0: were opened again), and how long results of it took."""
+        if job in self._jobs:
+            before = self._jobs[job].progress
+            self._jobs[job].progress = JobProgress(before.left - ended, before.timed + timed, before.seconds + seconds)
+
+    def mean_seconds(self, job: JobId) -> Seconds:
+        """Return how long a full replica of a job takes, 0 while that is not known."""
+        return self._jobs[job].progress.mean_seconds if job in self._jobs else 0.0
+
     def jobs(self) -> Iterable[JobCard]:
         """Return the jobs it holds."""
         return [job.card for job in self._jobs.values()]
@@ -176,17 +170,86 @@ class ReadyIndex:
         """Say whether an owner has an open job for their own hosts alone."""
         return any(job.card.owner == owner and job.card.request.private for job in self._jobs.values())
 
+    # --- the lottery --------------------------------------------------------------------------------------------
+
+    def next_draw(self) -> Instant | None:
+        """Return when `draw` should be called next."""
+        return self._lottery.next_due()
+
+    def draw(self, now: Instant) -> tuple[list[UserId], int]:
+        """Draw owners for the checks that are due; return them, and how many parts whoever asks may have now."""
+        drawn: list[UserId] = []
+        opened = 0
+        for key in self._lottery.due(now):
+            job = self._jobs[key[0]]
+            task = job.begun[key[1]]
+            owners = self._lottery.draw(self._wish(job, task), now)
+            if owners is None:
+                self._lottery.withdraw(key)
+                job.open_to_all(task.number)
+                opened += task.parts
+            else:
+                drawn += owners
+        return drawn, opened
+
+    def _wish(self, job: ReadyTasks, task: ReadyTask) -> Wish:
+        card = job.card
+
+        def may(owner: UserId) -> bool:
+            if owner == card.owner or owner in task.voters:
+                return False
+            # Who looked at a part of a frame votes on all of it only if nobody else can.
+            return owner not in task.auditors
+
+        return Wish(
+            key=(card.job, task.number),
+            result_class=task.result_class or "",
+            spec=card.spec,
+            proven=isinstance(policy_of(card.request), Credibility),
+            mean_seconds=job.progress.mean_seconds,
+            may=may,
+            parts=task.parts,
+        )
+
+    def _put(self, job: ReadyTasks, task: ReadyTask, now: Instant) -> int:
+        key = (job.card.job, task.number)
+        task = job.put(task)
+        if task.parts == 0:
+            self._lottery.withdraw(key)
+        elif self._is_drawn_for(job, task):
+            self._lottery.enter(key, task.parts, job.progress.mean_seconds, now)
+        else:
+            self._lottery.withdraw(key)
+            job.open_to_all(task.number)
+            return task.parts
+        return 0
+
+    def _is_drawn_for(self, job: ReadyTasks, task: ReadyTask) -> bool:
+        """Say whether a task's checks are drawn: those of a public job, when enough others are about."""
+        if job.card.request.private or not task.voters or task.result_class is None:
+            return False
+        return self._lottery.enough(task.result_class, len(task.voters | task.auditors))
+
     # --- the choice ---------------------------------------------------------------------------------------------
 
-    def choose(self, host: HostCard, wanted: int) -> list[Choice]:
+    def choose(self, host: HostCard, wanted: int, now: Instant) -> list[Choice]:
         """Return at most `wanted` replicas for this host, and take them out of the index.
 
-        Jobs go by priority, then by how few leases their owner has, then by age; a voter never gets two of one task.
+        What its owner was drawn for comes first. Then jobs go by priority, by how few leases their owner has, and by
+        age; a voter never gets two full replicas of one task. A new host begins with a task whose answer is known.
         """
-        chosen: list[Choice] = []
+        if is_quarantined(host.standing, now):
+            return []
+        if not host.standing.tested and not host.standing.vouched:
+            if host.in_test:
+                return []
+            test = self._test(host)
+            if test is not None:
+                return [test]
+        chosen = self._drawn(host, wanted, now)
         while len(chosen) < wanted:
-            for job in self._in_order(host):
-                choice = self._from_job(job, host)
+            for job in self._in_order(host, now):
+                choice = self._from_job(job, host, now)
                 if choice is not None:
                     chosen.append(choice)
                     break
@@ -194,8 +257,12 @@ class ReadyIndex:
                 break
         return chosen
 
-    def reason(self, host: HostCard) -> str:
+    def reason(self, host: HostCard, now: Instant) -> str:
         """Return, in one sentence, why `choose` found nothing for this host."""
+        if is_quarantined(host.standing, now):
+            return f"this host is {told_standing(host.standing, now)}"
+        if host.in_test:
+            return "this host is at its first task, whose answer is known: more comes when that is right"
         if not self._jobs:
             return "there is no open job"
         reasons: dict[str, None] = {}
@@ -206,6 +273,39 @@ class ReadyIndex:
             ] = None
         return "; ".join(islice(reasons, 3))
 
+    def _test(self, host: HostCard) -> Choice | None:
+        """Return a task with a known answer, if this host could have work of a job that goes by standing."""
+        wanted = [job for job in self._jobs.values() if uses_standing(job.card.request)]
+        fitting = next((job for job in wanted if self._refusal(job, host) is None), None)
+        if fitting is None:
+            return None
+        known = self._known.get(self._class_of(fitting, host), deque())
+        for _ in range(min(len(known), KNOWN_ANSWERS_LOOKED_AT)):
+            answer = known.popleft()
+            if answer.card.job not in self._jobs:
+                continue
+            if host.owner in answer.voters or host.owner == answer.card.owner:
+                known.append(answer)
+                continue
+            known.append(answer._replace(made=answer.made + 1, voters=answer.voters | {host.owner}))
+            self._count(answer.card, 1)
+            return Choice(answer.card, answer.task, answer.made, host.owner, answer.result_class, is_test=True)
+        return None
+
+    def _drawn(self, host: HostCard, wanted: int, now: Instant) -> list[Choice]:
+        chosen: list[Choice] = []
+        for key in self._lottery.offers(host.owner):
+            if len(chosen) >= wanted:
+                break
+            job = self._jobs[key[0]]
+            task = job.begun[key[1]]
+            if self._refusal(job, host) is not None or self._class_of(job, host) != task.result_class:
+                continue
+            if task.fits(host.owner, host.host):
+                self._lottery.taken(host.owner, key)
+                chosen.append(self._take(job, host, task, drawn=True, now=now))
+        return chosen
+
     def _count(self, card: JobCard, leases: int) -> None:
         self._live[card.job] = self._live.get(card.job, 0) + leases
         self._live_of[card.owner] = self._live_of.get(card.owner, 0) + leases
@@ -214,86 +314,85 @@ class ReadyIndex:
         if not self._live_of[card.owner]:
             del self._live_of[card.owner]
 
-    def _in_order(self, host: HostCard) -> list[_Job]:
+    def _in_order(self, host: HostCard, now: Instant) -> list[ReadyTasks]:
         jobs = [job for job in self._jobs.values() if job.begun or job.fresh or not job.exhausted]
         if len(jobs) > 1:
-            jobs.sort(key=lambda job: self._rank(job, host))
+            jobs.sort(key=lambda job: self._rank(job, host, now))
         return jobs
 
-    def _rank(self, job: _Job, host: HostCard) -> tuple[int, int, int]:
+    def _rank(self, job: ReadyTasks, host: HostCard, now: Instant) -> tuple[int, bool, int, int]:
         live = self._live_of.get(job.card.owner, 0)
         bonus = LOADED_BONUS if job.card.spec in host.loaded else 0
-        return (-job.card.request.priority, live - bonus, job.card.job)
+        in_time = not job.is_late(self._live.get(job.card.job, 0), now)
+        return (-job.card.request.priority, in_time, live - bonus, job.card.job)
 
-    def _refusal(self, job: _Job, host: HostCard) -> str | None:
+    def _refusal(self, job: ReadyTasks, host: HostCard) -> str | None:
         card = job.card
         if card.request.private and card.owner != host.owner:
             return "the open jobs are private to their owners' own hosts"
+        if not card.request.private and card.owner == host.owner:
+            return f"job {card.job} is its owner's own and public: others' hosts do it, unless it is made private"
         program = host.programs.get(card.runtime)
         if program is None:
             return f"the open jobs need the runtime '{card.runtime}', which this host has not got"
         if card.renderer is not None and not _version_fits(program.version, card.renderer):
             return f"a job is pinned to {card.runtime} {card.renderer}, this host has {program.version}"
+        if card.request.result_class is not None and card.request.result_class != program.result_class:
+            return f"job {card.job} is for hosts of the class '{card.request.result_class}' alone"
         if job.failures.get(host.host, 0) >= TASKS_A_HOST_MAY_FAIL:
             return f"this host failed {TASKS_A_HOST_MAY_FAIL} tasks of job {card.job} and is kept off it"
-        seen = self._census(program.result_class, card.owner if card.request.private else None)
-        if seen < card.request.quorum:
+        seen = self._census.seen(program.result_class, card.owner if card.request.private else None)
+        if seen < quorum_of(card.request):
             return (
-                f"job {card.job} needs {card.request.quorum} voters with results of the class "
+                f"job {card.job} needs {quorum_of(card.request)} voters with results of the class "
                 f"'{program.result_class}', and {seen} were seen today"
             )
         return None
 
-    def _from_job(self, job: _Job, host: HostCard) -> Choice | None:
+    def _class_of(self, job: ReadyTasks, host: HostCard) -> str:
+        return host.programs[job.card.runtime].result_class
+
+    def _from_job(self, job: ReadyTasks, host: HostCard, now: Instant) -> Choice | None:
         if self._refusal(job, host) is not None:
             return None
-        result_class = host.programs[job.card.runtime].result_class
         voter = voter_of(job.card.request, host)
-        task = self._begun_for(job, host.host, voter, result_class) or self._next_fresh(
-            job, host.host, voter, result_class
-        )
-        if task is None:
-            return None
-        job.put(
-            task._replace(
-                wanted=task.wanted - 1, made=task.made + 1, result_class=result_class, voters=task.voters | {voter}
-            )
-        )
-        self._count(job.card, 1)
-        return Choice(job.card, task.number, task.made, voter, result_class)
+        task = self._begun_for(job, host, voter) or self._next_fresh(job, host, voter, now)
+        return None if task is None else self._take(job, host, task, drawn=False, now=now)
 
-    def _begun_for(self, job: _Job, host: HostId, voter: int, result_class: str) -> ReadyTask | None:
+    def _take(self, job: ReadyTasks, host: HostCard, task: ReadyTask, *, drawn: bool, now: Instant) -> Choice:
+        voter, result_class = voter_of(job.card.request, host), self._class_of(job, host)
+        audit = None
+        if task.audits and voter not in task.auditors:
+            audit, *left = task.audits
+            after = task._replace(audits=tuple(left), auditors=task.auditors | {voter}, made=task.made + 1)
+        else:
+            after = task._replace(wanted=task.wanted - 1, voters=task.voters | {voter}, made=task.made + 1)
+        self._put(job, after._replace(result_class=result_class), now)
+        self._count(job.card, 1)
+        number, check = task.made, bool(task.voters)
+        return Choice(job.card, task.number, number, voter, result_class, audit, after.audits, drawn=drawn or not check)
+
+    def _begun_for(self, job: ReadyTasks, host: HostCard, voter: int) -> ReadyTask | None:
         # Once there is nothing fresh to turn to, every bucket is looked at.
         most = None if job.exhausted and not job.fresh else BUCKETS_LOOKED_AT
-        for pinned in (result_class, None):
-            for (voters, failed_hosts), bucket in islice(job.buckets.get(pinned, {}).items(), most):
-                if voter not in voters and host not in failed_hosts:
-                    return job.begun[next(iter(bucket))]
+        for task in job.open_tasks(self._class_of(job, host), most):
+            if task.fits(voter, host.host):
+                return task
         return None
 
-    def _next_fresh(self, job: _Job, host: HostId, voter: int, result_class: str) -> ReadyTask | None:
+    def _next_fresh(self, job: ReadyTasks, host: HostCard, voter: int, now: Instant) -> ReadyTask | None:
         while True:
             if job.fresh:
                 return ReadyTask(job.fresh.popleft(), job.fresh_wanted)
             if job.exhausted:
                 return None
-            self._refill(job)
-            begun = self._begun_for(job, host, voter, result_class)  # the refill may have brought some
-            if begun is not None:
-                return begun
-
-    def _refill(self, job: _Job) -> None:
-        tasks = self._source(job.card.job, job.cursor, self._window)
-        job.exhausted = len(tasks) < self._window
-        for task in tasks:
-            job.cursor = task.number
-            if task.number in job.ahead:
-                continue
-            if task.made == 0 and task.wanted == job.fresh_wanted:
-                job.fresh.append(task.number)
-            else:
-                job.put(task)
-        job.ahead = set() if job.exhausted else {number for number in job.ahead if number > job.cursor}
+            tasks = self._source(job.card.job, job.cursor, self._window)
+            job.exhausted = len(tasks) < self._window
+            for begun in job.refill(tasks):
+                self._put(job, begun, now)
+            task = self._begun_for(job, host, voter)  # the refill may have brought some
+            if task is not None:
+                return task
 
 
 def voter_of(request: JobRequest, host: HostCard) -> int:

@@ -1,17 +1,20 @@
-"""Ballots to verdicts: fixed replication with a quorum, inside one class of results.
+"""Ballots to verdicts, inside one class of results: a strict majority of all valid ballots, and at least the quorum.
 
-A strict majority of all valid ballots wins, and it must have at least `quorum` ballots. Every ballot is of another
-voter (an owner; in a private job, a host): the store's keys see to that.
+Every ballot is of another voter (an owner; in a private job, a host): the store's keys see to that. An audit is no
+ballot. But where results differ, an audit that fits one of them and not another bears witness for the one it fits.
+Which policy asks for what is in `xwgrid.policies`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
+from msgspec import Struct
+
 from xwgrid.lifecycle import LIVE
-from xwgrid.model import Cause, Digest, HostId, ReplicaId, ReplicaState
+from xwgrid.model import Cause, Digest, HostId, ReplicaId, ReplicaState, Seconds
 
 # A task that different hosts fail to do is at fault itself: a scene that crashes the renderer, say.
 HOSTS_THAT_MAY_FAIL: Final = 3
@@ -21,6 +24,8 @@ LEASES_THAT_MAY_BE_LOST: Final = 10
 MOST_BALLOTS: Final = 15
 # A host that fails this many tasks of a job is kept off the job.
 TASKS_A_HOST_MAY_FAIL: Final = 3
+
+_NO_DIFFERENCES: Final[Mapping[ReplicaId, float]] = MappingProxyType({})
 
 
 class Attempt(NamedTuple):
@@ -34,21 +39,36 @@ class Attempt(NamedTuple):
     cause: Cause | None
     fingerprint: Digest | None
     result_class: str
+    audits: ReplicaId | None = None  # the replica whose result it looks at; None: it is a full one
+    strips: str | None = None  # where it looks, as `xwgrid.auditing.written` writes it
+    # Of the others it was compared with: the share of the rows both have in which they differ.
+    differences: Mapping[ReplicaId, float] = _NO_DIFFERENCES
+    seconds: Seconds = 0.0  # its device was at it, as far as the server can tell
+    credit: Seconds = 0.0  # given for it already
+    is_test: bool = False  # of a host that has not proved itself, on a task that was decided before
+
+
+class AuditOrder(Struct, frozen=True):
+    """An audit that is wanted: of which result, and where."""
+
+    audits: ReplicaId
+    strips: str
 
 
 class Agreed(NamedTuple):
-    """A majority formed."""
+    """A result is accepted. `winners` and `losers` are the replicas, audits among them, that were right and wrong."""
 
     fingerprint: Digest
-    canonical: ReplicaId  # the earliest of the winners
+    canonical: ReplicaId  # the earliest of the full winners
     winners: tuple[ReplicaId, ...]
     losers: tuple[ReplicaId, ...]
 
 
 class Undecided(NamedTuple):
-    """More ballots are needed; `wanted` replicas beyond the live ones."""
+    """More is needed: `wanted` full replicas beyond the live ones, and these audits beyond the live ones."""
 
     wanted: int
+    audits: tuple[AuditOrder, ...] = ()
 
 
 class Hopeless(NamedTuple):
@@ -60,49 +80,113 @@ class Hopeless(NamedTuple):
 Verdict: TypeAlias = Agreed | Undecided | Hopeless
 
 
-def decide(attempts: Sequence[Attempt], *, replicas: int, quorum: int) -> Verdict:
-    """Return the verdict on an open task from all its attempts so far.
+class Tally(NamedTuple):
+    """The box of one task, counted. Only full replicas make a candidate."""
 
-    `replicas` attempts are made at first, and more while no strict majority of at least `quorum` ballots has formed.
+    best: Digest  # the candidate with the most supporters, the first such; "" without ballots
+    most: int
+    total: int  # voters who said something that tells the candidates apart
+    live: int  # full replicas still out
+    disputed: bool  # ballots differ, or an audit differs from the result it looked at
+
+    def is_majority(self, quorum: int) -> bool:
+        """Say whether the best candidate has a strict majority of at least `quorum` voters."""
+        return self.most >= quorum and 2 * self.most > self.total
+
+    def wanted(self, replicas: int, quorum: int) -> int:
+        """Return the fewest further full replicas that could make the best candidate win."""
+        needed = max(quorum - self.most, self.total - 2 * self.most + 1, replicas - self.total)
+        return max(0, needed - self.live)
+
+
+def decide(attempts: Sequence[Attempt], *, replicas: int, quorum: int) -> Verdict:
+    """Return the verdict on an open task from all its attempts so far, by fixed replication.
+
+    `replicas` attempts are made at first, and more while no strict majority of at least `quorum` voters has formed.
     """
-    votes: Counter[str] = Counter()
+    tally = count(attempts)
+    if tally.is_majority(quorum):
+        return agreed(attempts, tally.best)
+    return hopeless(attempts, tally) or Undecided(tally.wanted(replicas, quorum))
+
+
+def count(attempts: Sequence[Attempt]) -> Tally:
+    """Count the box: ballots, and where these are disputed the audits that tell them apart."""
+    supporters: dict[Digest, int] = {}
+    voted: set[int] = set()
+    of: dict[ReplicaId, Digest] = {}
+    audits: list[Attempt] = []
     live = 0
     for attempt in attempts:
-        if attempt.state is ReplicaState.VOTING and attempt.fingerprint is not None:
-            votes[attempt.fingerprint] += 1
+        if attempt.audits is not None:
+            if attempt.state is ReplicaState.VOTING:
+                audits.append(attempt)
+        elif attempt.state is ReplicaState.VOTING and attempt.fingerprint is not None:
+            supporters[attempt.fingerprint] = supporters.get(attempt.fingerprint, 0) + 1
+            voted.add(attempt.voter)
+            of[attempt.replica] = attempt.fingerprint
         elif attempt.state in LIVE:
             live += 1
-    total = votes.total()
-    best, most = votes.most_common(1)[0] if votes else ("", 0)
-    if most >= quorum and 2 * most > total:
-        return _agreed(attempts, best)
-    hopeless = _hopeless(attempts, total)
-    if hopeless is not None:
-        return hopeless
-    # The fewest further ballots that could make the leader win: up to the quorum, and past half of all.
-    needed = max(quorum - most, total - 2 * most + 1, replicas - total)
-    return Undecided(wanted=max(0, needed - live))
+    disputed = len(supporters) > 1
+    total = len(voted)
+    for audit in audits:
+        against = {of[other] for other, share in audit.differences.items() if share > 0 and other in of}
+        if not against:
+            continue
+        disputed = True
+        if audit.voter in voted:
+            continue  # the owner's own ballot says more
+        voted.add(audit.voter)
+        total += 1
+        fits = {of[other] for other, share in audit.differences.items() if share == 0 and other in of} - against
+        if len(fits) == 1:
+            supporters[fits.pop()] += 1
+    best = max(supporters, key=supporters.__getitem__, default="")
+    return Tally(best, supporters.get(best, 0), total, live, disputed)
 
 
-def _agreed(attempts: Sequence[Attempt], fingerprint: Digest) -> Agreed:
-    ballots = [attempt for attempt in attempts if attempt.state is ReplicaState.VOTING]
-    winners = tuple(ballot.replica for ballot in ballots if ballot.fingerprint == fingerprint)
-    losers = tuple(ballot.replica for ballot in ballots if ballot.fingerprint != fingerprint)
-    return Agreed(fingerprint, min(winners), winners, losers)
+def agreed(attempts: Sequence[Attempt], fingerprint: Digest) -> Agreed:
+    """Return the verdict for a candidate: who was right, and who was wrong."""
+    winners: list[ReplicaId] = []
+    losers: list[ReplicaId] = []
+    for attempt in attempts:
+        if attempt.state is ReplicaState.VOTING and attempt.audits is None:
+            (winners if attempt.fingerprint == fingerprint else losers).append(attempt.replica)
+    canonical = min(winners)
+    right = frozenset(winners)
+    for attempt in attempts:
+        if attempt.state is ReplicaState.VOTING and attempt.audits is not None:
+            fits = audit_fits(attempt, right)
+            if fits is not None:
+                (winners if fits else losers).append(attempt.replica)
+    return Agreed(fingerprint, canonical, tuple(winners), tuple(losers))
 
 
-def _hopeless(attempts: Sequence[Attempt], total: int) -> Hopeless | None:
-    failed = {attempt.host for attempt in attempts if attempt.state is ReplicaState.FAILED}
+def audit_fits(audit: Attempt, right: frozenset[ReplicaId]) -> bool | None:
+    """Say whether an audit fits the result that these replicas have; None when it was compared with none of them."""
+    shares = [share for other, share in audit.differences.items() if other in right]
+    return min(shares) == 0 if shares else None
+
+
+def hopeless(attempts: Sequence[Attempt], tally: Tally) -> Hopeless | None:
+    """Return why no result will come of a task, if none will."""
+    failed = {a.host for a in attempts if a.state is ReplicaState.FAILED and a.audits is None}
     if len(failed) >= HOSTS_THAT_MAY_FAIL:
         return Hopeless(f"{len(failed)} different hosts failed at it; the last lines of their logs say why")
     lost = sum(attempt.state is ReplicaState.LOST for attempt in attempts)
     if lost >= LEASES_THAT_MAY_BE_LOST:
         return Hopeless(f"{lost} hosts vanished while they had it")
-    if total >= MOST_BALLOTS:
-        return Hopeless(f"no majority in {total} ballots: its results differ from host to host")
+    if tally.total >= MOST_BALLOTS:
+        return Hopeless(f"no majority in {tally.total} ballots: its results differ from host to host")
     return None
 
 
-def late_ballot_agrees(attempts: Sequence[Attempt], fingerprint: Digest) -> bool:
-    """Say whether a ballot cast after the verdict is of the majority. It changes credit and standing, nothing else."""
-    return any(a.state is ReplicaState.AGREED and a.fingerprint == fingerprint for a in attempts)
+def late_ballot_agrees(attempts: Sequence[Attempt], ballot: Attempt) -> bool | None:
+    """Say whether a ballot or an audit that came after the verdict fits it; None when that cannot be told.
+
+    It changes credit and standing, nothing else.
+    """
+    winners = [a for a in attempts if a.state is ReplicaState.AGREED and a.audits is None]
+    if ballot.audits is not None:
+        return audit_fits(ballot, frozenset(winner.replica for winner in winners))
+    return any(winner.fingerprint == ballot.fingerprint for winner in winners)

@@ -175,7 +175,9 @@ tasks = Table(
     Column("made", Integer, nullable=False, server_default="0", comment="replicas claimed so far"),
     Column("result_class", String(200), comment="pinned by the first replica while ballots are outstanding"),
     Column("canonical_replica", BigInteger, comment="the replica whose result was accepted"),
-    Column("reason", Text, nullable=False, server_default="", comment="why it failed"),
+    Column("reason", Text, nullable=False, server_default="", comment="why it failed, or waits"),
+    Column("audits", Text, nullable=False, server_default="[]", comment="JSON of AuditOrder: wanted, and not taken"),
+    Column("undrawn", Integer, nullable=False, server_default="0", comment="checks that went to whoever asked"),
     CheckConstraint("state IN ('open', 'agreed', 'failed', 'cancelled')", name="state"),
     CheckConstraint("wanted >= 0", name="wanted"),
     CheckConstraint("(state = 'agreed') = (canonical_replica IS NOT NULL)", name="canonical"),
@@ -206,6 +208,11 @@ replicas = Table(
     Column("claimed_fingerprint", _Digest, comment="the volunteer's reading of it"),
     Column("value", String(1024)),
     Column("files", Text, nullable=False, server_default="[]", comment="JSON of ResultFile"),
+    Column("audits", BigInteger, comment="the replica whose result it looks at; NULL: it is a full one"),
+    Column("strips", Text, comment="of an audit: the rows it looks at, such as 12+2,90+2"),
+    Column("differences", Text, comment="JSON: replica it was compared with, share of rows that differ"),
+    Column("credit", Double, nullable=False, server_default="0", comment="device-seconds given for it"),
+    Column("is_test", Boolean, nullable=False, server_default=text("false"), comment="of a task decided before"),
     UniqueConstraint("job_id", "task", "number"),
     CheckConstraint(
         "state IN ('leased', 'reading', 'voting', 'agreed', 'outvoted', 'failed', 'handed_back', 'lost', 'cancelled')",
@@ -217,8 +224,17 @@ replicas = Table(
         "task",
         "voter",
         unique=True,
-        sqlite_where=LIVE_OR_VOTING,
-        postgresql_where=LIVE_OR_VOTING,
+        sqlite_where=text(f"{LIVE_OR_VOTING.text} AND audits IS NULL"),
+        postgresql_where=text(f"{LIVE_OR_VOTING.text} AND audits IS NULL"),
+    ),
+    Index(
+        "uq_replicas_one_audit_per_voter",
+        "job_id",
+        "task",
+        "voter",
+        unique=True,
+        sqlite_where=text(f"{LIVE_OR_VOTING.text} AND audits IS NOT NULL"),
+        postgresql_where=text(f"{LIVE_OR_VOTING.text} AND audits IS NOT NULL"),
     ),
     Index(
         "ix_replicas_live_by_job",
@@ -252,4 +268,45 @@ replica_blobs = Table(
     Column("job_id", BigInteger, nullable=False),
     Index("ix_replica_blobs_digest", "digest"),
     comment="A blob that is part of a replica's result; the job's owner may read it.",
+)
+
+standings = Table(
+    "standings",
+    metadata,
+    Column("host_id", ForeignKey("hosts.id"), primary_key=True, autoincrement=False),
+    Column("earned", Text, nullable=False, server_default="{}", comment="JSON: requester, units counted"),
+    Column("proven", Boolean, nullable=False, server_default=text("false")),
+    Column("valid", Integer, nullable=False, server_default="0"),
+    Column("wrong", Integer, nullable=False, server_default="0"),
+    Column("streak", Integer, nullable=False, server_default="0"),
+    Column("on_record", Integer, nullable=False, server_default="0"),
+    Column("since_wrong", Double, nullable=False, server_default="0"),
+    Column("suspected_until", Double),
+    Column("quarantined_until", Double),
+    Column("quarantines", Integer, nullable=False, server_default="0"),
+    Column("vouched", Boolean, nullable=False, server_default=text("false")),
+    Column("tested", Boolean, nullable=False, server_default=text("false")),
+    Column("audit_again", Boolean, nullable=False, server_default=text("false")),
+    comment="How far a host is trusted: xwgrid.trust.Standing. A new host has no row.",
+)
+
+host_credits = Table(
+    "credits",
+    metadata,
+    Column("host_id", ForeignKey("hosts.id"), primary_key=True, autoincrement=False),
+    Column("application", String(200), primary_key=True),
+    Column("seconds", Double, nullable=False, server_default="0", comment="device-seconds of an average host"),
+    Column("results", Integer, nullable=False, server_default="0"),
+    comment="What a host's validated results of one application were worth. A user's credit is that of its hosts.",
+)
+
+climate = Table(
+    "climate",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False, comment="1: there is one row, or none"),
+    Column("results", Double, nullable=False),
+    Column("lies", Double, nullable=False),
+    Column("liars", Double, nullable=False),
+    CheckConstraint("id = 1", name="one"),
+    comment="What the grid has met lately: xwgrid.trust.Climate.",
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from xwgrid.errors import Forbidden, GridError
 from xwgrid.model import HostId, JobId, ReplicaId
-from xwgrid.scheduling import JobCard
+from xwgrid.ready_tasks import JobCard
 from xwgrid.wire import Confirmation, EndedLease
 from xwgrid_server.calls import Call
 from xwgrid_server.store import Claim, HostRow, ReplicaRow

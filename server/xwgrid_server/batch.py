@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import structs
 
-from xwgrid.lifecycle import REPLICA_MOVES, TASK_MOVES, ReplicaEvent, TaskEvent, move
-from xwgrid.model import Cause, HostId, Instant, JobId, ReplicaId, ReplicaState, TaskState
-from xwgrid.scheduling import JobCard, ReadyIndex, pinned, ready_task
-from xwgrid.voting import Agreed, Attempt, Hopeless, Undecided, decide, late_ballot_agrees
-from xwgrid_server.calls import ReadOrder
+from xwgrid.lifecycle import REPLICA_MOVES, ReplicaEvent, move
+from xwgrid.model import Audit, Cause, HostId, Instant, JobId, ReplicaId, ReplicaState
+from xwgrid.policies import Lot, policy_of
+from xwgrid.ready_tasks import JobCard
+from xwgrid.scheduling import ReadyIndex
+from xwgrid.voting import Attempt
+from xwgrid_server.calls import Other, ReadOrder
+from xwgrid_server.reputation import Reputation
 from xwgrid_server.store import (
+    BoxedResult,
     Changes,
     Claim,
     HostChange,
@@ -23,8 +28,11 @@ from xwgrid_server.store import (
     Store,
     TaskChange,
     TaskKey,
-    TaskRow,
 )
+from xwgrid_server.verdicts import Verdicts
+
+# Results one result is laid beside at most: each takes the time of decoding a picture.
+MOST_OTHERS = 12
 
 
 class Batch:
@@ -36,18 +44,21 @@ class Batch:
         index: ReadyIndex,
         card: Callable[[JobId], JobCard],
         rows: Mapping[ReplicaId, ReplicaRow],
-        now: Instant,
+        *,
+        reputation: Reputation,
+        lot: Lot,
     ) -> None:
-        self.now = now
+        self.now: Instant = reputation.grid.now
         self.renewals: dict[ReplicaId, Renewal] = {}
         self.hosts: dict[HostId, HostChange] = {}
         self.claims: list[Claim] = []
-        self.to_read: list[ReadOrder] = []
         self.touched: set[TaskKey] = set()
         self.newly_wanted = 0
+        self.reputation = reputation
+        self.index = index
+        self.card = card
         self._store = store
-        self._index = index
-        self._card = card
+        self._lot = lot
         self._rows = dict(rows)
         self._leases: dict[HostId, dict[ReplicaId, None]] = {}
         for replica, row in rows.items():
@@ -57,6 +68,7 @@ class Batch:
         self._told: dict[ReplicaId, dict[str, Any]] = {}
         self._tasks: dict[TaskKey, TaskChange] = {}
         self._counts: dict[JobId, JobChange] = {}
+        self._to_read: list[ReadOrder] = []
 
     def row(self, replica: ReplicaId) -> ReplicaRow | None:
         """Return a replica as it stands in this batch."""
@@ -69,30 +81,50 @@ class Batch:
     def end(self, row: ReplicaRow, event: ReplicaEvent, **told: Any) -> None:
         """Move a replica on, with what is told of it: fields of `ReplicaChange`."""
         attempt = row.attempt
-        state = move(REPLICA_MOVES, attempt.state, event)
         if attempt.state is ReplicaState.LEASED:
             self.renewals.pop(attempt.replica, None)
             self._leases[attempt.host].pop(attempt.replica, None)
-            self._index.lease_ended(self._card(row.job))
+            self.index.lease_ended(self.card(row.job))
             told["ended_at"] = self.now
+            if "seconds" in told:
+                # What a host says of itself, but never more than the server saw pass.
+                told["seconds"] = min(told["seconds"], max(0.0, self.now - row.leased_at))
+        state = self.change(row, event, told)
         if state is ReplicaState.FAILED:
-            self._index.host_failed(row.job, attempt.host)
+            self.index.host_failed(row.job, attempt.host)
         if state is ReplicaState.LOST:
-            self._count(row.job, "lost")
-        if event in _RESULT_CAME and told["seconds"] > 0:
-            self._count(row.job, "timed")
-            self._count(row.job, "seconds", told["seconds"])
-        self._change(row, state, told)
+            self.count(row.job, lost=1)
+        if event in _RESULT_CAME and attempt.audits is None and told["seconds"] > 0:
+            self.count(row.job, timed=1, seconds=told["seconds"])
         self.touched.add((row.job, row.task))
+
+    def to_be_read(self, order: ReadOrder) -> None:
+        """Have a result read once the batch is written."""
+        self._to_read.append(order)
 
     def decide(self) -> None:
         """Come to a verdict on every task touched so far, and tell the index what is wanted now."""
-        for key, task in self._store.tasks(self.touched).items() if self.touched else ():
-            attempts = [self._present(attempt) for attempt in task.attempts]
-            if task.state is TaskState.OPEN:
-                self._vote(key, task, attempts)
-            else:
-                self._late(task, attempts)
+        if self.touched:
+            verdicts = Verdicts(self, self._lot)
+            for task in self._store.tasks(self.touched).values():
+                verdicts.decide(task)
+
+    def look_again(self, keys: list[TaskKey]) -> None:
+        """Open accepted tasks again, whose author was caught."""
+        verdicts = Verdicts(self, self._lot)
+        for key, task in self._store.tasks(keys).items():
+            verdicts.reopen(task)
+            self.touched.add(key)
+
+    def read_orders(self) -> tuple[ReadOrder, ...]:
+        """Return what must be read, each with the results it is to be laid beside."""
+        compared = {(order.job, order.task) for order in self._to_read if _is_compared(self.card(order.job))}
+        if not compared:
+            return tuple(self._to_read)
+        boxes = self._store.boxed(compared)
+        return tuple(
+            order._replace(others=others(order, boxes.get((order.job, order.task), ()))) for order in self._to_read
+        )
 
     def changes(self) -> Changes:
         """Return everything to be written."""
@@ -107,83 +139,65 @@ class Batch:
             claims=self.claims,
             jobs=list(self._counts.values()),
             hosts=list(self.hosts.values()),
+            standings=self.reputation.changes(),
+            credits=self.reputation.credits(),
+            climate=self.reputation.climate_change(),
         )
 
-    # --- verdicts -----------------------------------------------------------------------------------------------
+    # --- what a verdict changes ---------------------------------------------------------------------------------
 
-    def _vote(self, key: TaskKey, task: TaskRow, attempts: list[Attempt]) -> None:
-        request = self._card(task.job).request
-        verdict = decide(attempts, replicas=request.replicas, quorum=request.quorum)
-        state, wanted, canonical, reason = TaskState.OPEN, 0, None, ""
-        match verdict:
-            case Agreed():
-                state, canonical = move(TASK_MOVES, task.state, TaskEvent.AGREED), verdict.canonical
-                self._settle(task, attempts, verdict)
-                self._count(task.job, "agreed")
-            case Hopeless():
-                state, reason = move(TASK_MOVES, task.state, TaskEvent.GIVEN_UP), verdict.reason
-                for attempt in attempts:
-                    if attempt.state is ReplicaState.VOTING:
-                        self._judge(task, attempt, ReplicaEvent.OUTVOTED)
-                self._count(task.job, "failed")
-            case Undecided():
-                wanted = verdict.wanted
-                self.newly_wanted += max(0, wanted - task.wanted)
-        ready = ready_task(task.number, wanted, task.made, attempts)
-        self._tasks[key] = TaskChange(
-            job=task.job,
-            number=task.number,
-            was=task.state,
-            state=state,
-            wanted=wanted,
-            # Losing the only replica of a class frees the task for hosts of any class.
-            result_class=pinned(request, ready.result_class),
-            canonical=canonical,
-            reason=reason,
-        )
-        self._index.offer(task.job, ready)
-
-    def _settle(self, task: TaskRow, attempts: list[Attempt], verdict: Agreed) -> None:
-        winners = set(verdict.winners)
-        for attempt in attempts:
-            if attempt.state is ReplicaState.VOTING:
-                won = attempt.replica in winners
-                self._judge(task, attempt, ReplicaEvent.WON if won else ReplicaEvent.OUTVOTED)
-
-    def _late(self, task: TaskRow, attempts: list[Attempt]) -> None:
-        """Judge ballots that came after the verdict. The verdict stays."""
-        for attempt in attempts:
-            if attempt.state is ReplicaState.VOTING and attempt.fingerprint is not None:
-                if task.state is TaskState.AGREED:
-                    agrees = late_ballot_agrees(attempts, attempt.fingerprint)
-                    self._judge(task, attempt, ReplicaEvent.WON if agrees else ReplicaEvent.OUTVOTED)
-                else:
-                    self._judge(task, attempt, ReplicaEvent.CANCELLED)
-
-    def _judge(self, task: TaskRow, attempt: Attempt, event: ReplicaEvent) -> None:
-        row = self._rows.get(attempt.replica) or ReplicaRow(attempt, task.job, task.number, None, None)
-        state = move(REPLICA_MOVES, row.attempt.state, event)
-        if state is ReplicaState.OUTVOTED:
-            self._count(task.job, "outvoted")
-        self._change(row, state, {})
-
-    def _present(self, attempt: Attempt) -> Attempt:
+    def present(self, attempt: Attempt) -> Attempt:
         """Return an attempt as it stands in this batch."""
         row = self._rows.get(attempt.replica)
         return attempt if row is None else row.attempt
 
-    def _change(self, row: ReplicaRow, state: ReplicaState, told: dict[str, Any]) -> None:
+    def put_task(self, change: TaskChange) -> None:
+        """Write down the present truth about a task."""
+        key = (change.job, change.number)
+        before = self._tasks.get(key)
+        self._tasks[key] = change if before is None else structs.replace(change, was=before.was)
+
+    def judge(self, job: JobId, number: int, attempt: Attempt, event: ReplicaEvent, **told: Any) -> None:
+        """Move a ballot or an audit on by a verdict."""
+        row = self._rows.get(attempt.replica) or ReplicaRow(attempt, job, number, None, None)  # type: ignore[arg-type]
+        if self.change(row, event, told) is ReplicaState.OUTVOTED:
+            self.count(job, outvoted=1)
+
+    def change(self, row: ReplicaRow, event: ReplicaEvent, told: dict[str, Any]) -> ReplicaState:
+        """Move a replica by the table, and return the state it has now."""
         attempt = row.attempt
+        state = move(REPLICA_MOVES, attempt.state, event)
         self._was.setdefault(attempt.replica, attempt.state)
         self._told.setdefault(attempt.replica, {}).update(told)
+        known = {name: told[name] for name in ("fingerprint", "seconds", "credit") if told.get(name) is not None}
         cause: Cause | None = told.get("cause", attempt.cause)
-        fingerprint = told.get("fingerprint", attempt.fingerprint)
-        after = attempt._replace(state=state, cause=cause, fingerprint=fingerprint)
+        differences = attempt.differences
+        if told.get("differences"):
+            differences = msgspec.json.decode(told["differences"], type=dict[ReplicaId, float])
+        after = attempt._replace(state=state, cause=cause, differences=differences, **known)
         self._rows[attempt.replica] = row._replace(attempt=after)
+        return state
 
-    def _count(self, job: JobId, what: str, by: float = 1) -> None:
+    def count(self, job: JobId, **added: float) -> None:
+        """Add to a job's counts."""
         change = self._counts.get(job) or JobChange(job=job)
-        self._counts[job] = structs.replace(change, **{what: getattr(change, what) + by})
+        self._counts[job] = structs.replace(change, **{name: getattr(change, name) + by for name, by in added.items()})
+        ended = int(added.get("agreed", 0) + added.get("failed", 0))
+        self.index.counted(job, ended=ended, timed=int(added.get("timed", 0)), seconds=added.get("seconds", 0.0))
+
+
+def others(order: ReadOrder, box: Sequence[BoxedResult]) -> tuple[Other, ...]:
+    """Return the results of a task that one of them is laid beside: an audit beside full ones, these beside all."""
+    fitting = [
+        Other(each.replica, each.files, each.strips)
+        for each in box
+        if each.replica != order.replica and (order.strips is None or each.audits is None)
+    ]
+    return tuple(fitting[:MOST_OTHERS])
+
+
+def _is_compared(card: JobCard) -> bool:
+    return isinstance(policy_of(card.request), Audit) and card.rows is not None
 
 
 _RESULT_CAME = frozenset({ReplicaEvent.VALUE_REPORTED, ReplicaEvent.FILES_REPORTED})

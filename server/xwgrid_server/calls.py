@@ -8,17 +8,20 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from xwgrid.drawing import LEAST_OWNERS
 from xwgrid.errors import GridError, UnreadableResult
 from xwgrid.model import Digest, HostId, JobId, JobRequest, ReplicaId, ResultFile, Seconds, TaskNumber
 from xwgrid.wire import WorkAnswer, WorkRequest
 
 
 class LeaseTerms(Struct, frozen=True, kw_only=True):
-    """How long leases last."""
+    """How long leases last, and from how many owners checks are drawn."""
 
     heartbeat_seconds: Seconds = 30.0
     # Three lost heartbeats: a laptop that changes networks is back within two.
     heartbeats_per_lease: float = 3.0
+    # Other owners that must be about for a check to be drawn among them; with fewer whoever asks may have it.
+    draw_from: int = LEAST_OWNERS
 
 
 class Call(NamedTuple):
@@ -51,6 +54,7 @@ class ReadOrder(NamedTuple):
 
     replica: ReplicaId
     request: JobRequest
+    job: JobId
     task: TaskNumber
     files: tuple[ResultFile, ...]
     strips: str | None = None  # an audit's: which rows it holds, as `xwgrid.auditing.written` writes them
@@ -64,6 +68,7 @@ class Effects(NamedTuple):
     changed: frozenset[tuple[JobId, TaskNumber]] = frozenset()
     ended: tuple[JobId, ...] = ()
     wanted: int = 0  # replicas that became wanted: as many waiting hosts are worth waking
+    drawn: tuple[HostId, ...] = ()  # hosts that have work waiting for them alone
 
 
 class Entered(NamedTuple):

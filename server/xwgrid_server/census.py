@@ -1,11 +1,13 @@
-"""Which hosts were seen lately, and of which classes their results are."""
+"""Which hosts were seen lately, of which classes their results are, and whom to draw from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from random import Random
 from typing import ClassVar, NamedTuple
 
-from xwgrid.model import HostFacts, HostId, Instant, Program, Seconds, UserId
+from xwgrid.model import Digest, HostFacts, HostId, Instant, Program, Seconds, UserId
+from xwgrid.trust import Standing, is_proven
 from xwgrid_server.store import HostRow
 
 
@@ -18,45 +20,112 @@ class _Known(NamedTuple):
     programs: Mapping[str, Program]  # by runtime
 
 
+class _Urn:
+    """Owners that can be drawn, each once however many hosts it has."""
+
+    def __init__(self) -> None:
+        self._owners: list[UserId] = []
+        self._place: dict[UserId, int] = {}
+        self._hosts: dict[UserId, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def put(self, owner: UserId) -> None:
+        """Count one more host of an owner."""
+        hosts = self._hosts[owner] = self._hosts.get(owner, 0) + 1
+        if hosts == 1:
+            self._place[owner] = len(self._owners)
+            self._owners.append(owner)
+
+    def take(self, owner: UserId) -> None:
+        """Count one host of an owner less."""
+        self._hosts[owner] -= 1
+        if not self._hosts[owner]:
+            del self._hosts[owner]
+            place, last = self._place.pop(owner), self._owners.pop()
+            if last != owner:
+                self._owners[place] = last
+                self._place[last] = place
+
+    def draw(self, random: Random) -> UserId | None:
+        """Return any owner, each with the same chance."""
+        return self._owners[int(random.random() * len(self._owners))] if self._owners else None
+
+
 class Census:
     """Counts the voters of each class of results: a job waits rather than pin a class that cannot form its quorum.
 
     The counts are kept, not made when asked for, and a host that was not seen for `MEMORY` is forgotten: a call costs
-    the same with ten hosts and with a hundred thousand.
+    the same with ten hosts and with a hundred thousand. Hosts that could still hold a lease are *about*: their owners
+    are those from whom auditors are drawn.
     """
 
     MEMORY: ClassVar[Seconds] = 86_400.0
 
     def __init__(self, rows: Iterable[HostRow], now: Instant) -> None:
-        self._known: dict[HostId, _Known] = {}  # the longest unseen first
+        # Both in the order in which the hosts were last seen, and no host in both.
+        self._away: dict[HostId, _Known] = {}
+        self._about: dict[HostId, _Known] = {}
         self._voters: dict[str, dict[UserId, int]] = {}  # by class: how many hosts each owner has of it
+        self._urns: dict[str, _Urn] = {}  # by class, of the hosts that are about
+        self._hosts_of: dict[UserId, dict[HostId, None]] = {}  # those that are about
+        self._loaded: dict[HostId, tuple[Digest, ...]] = {}
+        self._proven: set[HostId] = set()
         for row in sorted(rows, key=lambda row: row.last_seen_at or now):
             if row.state == "active":
-                self.see(row, row.facts, row.last_seen_at or now)
+                self.see(row, row.facts, row.last_seen_at or now, self.MEMORY)
+                if is_proven(row.standing):
+                    self._proven.add(row.host)
+        self._part(now)
 
-    def see(self, host: HostRow, facts: HostFacts | None, now: Instant) -> list[str]:
-        """Note that a host called, and what it says of itself; return the classes it was not known to be of."""
-        before = self._known.pop(host.host, None)
+    def see(self, host: HostRow, facts: HostFacts | None, now: Instant, about_for: Seconds) -> list[str]:
+        """Note that a host called, and what it says of itself; return the classes it was not known to be of.
+
+        Others that did not call for `about_for` seconds are not about any more.
+        """
+        number = host.host
+        before = self._about.pop(number, None)
+        was_about = before is not None
+        if before is None:
+            before = self._away.pop(number, None)
         said = facts or (host.facts if before is None else before.facts)
-        if before is not None and said == before.facts and host.owner == before.owner:
-            self._known[host.host] = before._replace(seen_at=now)
-            joined = []
+        joined: list[str] = []
+        if before is not None and host.owner == before.owner and said == before.facts:
+            known = before._replace(seen_at=now)
+            if not was_about:
+                self._come(number, known)
         else:
-            classes = _classes(said)
-            for result_class in classes:
+            programs = {program.runtime: program for program in said.programs} if said is not None else {}
+            known = _Known(now, host.owner, said, programs)
+            joined = sorted(_classes(known) - _classes(before))
+            for result_class in _classes(known):
                 owners = self._voters.setdefault(result_class, {})
                 owners[host.owner] = owners.get(host.owner, 0) + 1
             if before is not None:
                 self._leave(before)
-            programs = {program.runtime: program for program in said.programs} if said is not None else {}
-            self._known[host.host] = _Known(now, host.owner, said, programs)
-            joined = sorted(classes - _classes(None if before is None else before.facts))
-        self._forget_the_long_unseen(now - self.MEMORY)
+                if was_about:
+                    self._go(number, before)
+            self._come(number, known)
+        self._about[number] = known
+        self._part(now - about_for)
+        self._forget(now - self.MEMORY)
         return joined
+
+    def calls(self, host: HostId, loaded: tuple[Digest, ...], standing: Standing) -> None:
+        """Note which jobs' scenes a host has loaded, and whether it has proved itself."""
+        if loaded:
+            self._loaded[host] = loaded
+        else:
+            self._loaded.pop(host, None)
+        if is_proven(standing):
+            self._proven.add(host)
+        else:
+            self._proven.discard(host)
 
     def programs(self, host: HostId) -> Mapping[str, Program]:
         """Return what a host can start, by runtime."""
-        known = self._known.get(host)
+        known = self._about.get(host) or self._away.get(host)
         return {} if known is None else known.programs
 
     def seen(self, result_class: str, owner: UserId | None) -> int:
@@ -66,18 +135,71 @@ class Census:
 
     def hosts(self) -> int:
         """Return how many hosts were seen within `MEMORY`."""
-        return len(self._known)
+        return len(self._about) + len(self._away)
 
-    def _forget_the_long_unseen(self, lately: Instant) -> None:
-        while self._known:
-            host, known = next(iter(self._known.items()))
+    # --- to draw from (xwgrid.drawing.Owners) -------------------------------------------------------------------
+
+    def count(self, result_class: str) -> int:
+        """Return how many owners with hosts of a class are about."""
+        urn = self._urns.get(result_class)
+        return 0 if urn is None else len(urn)
+
+    def draw(self, result_class: str, random: Random) -> UserId | None:
+        """Return any one of them, each with the same chance."""
+        urn = self._urns.get(result_class)
+        return None if urn is None else urn.draw(random)
+
+    def hosts_of(self, owner: UserId) -> Iterable[HostId]:
+        """Return an owner's hosts that are about."""
+        return self._hosts_of.get(owner, ())
+
+    def has_loaded(self, owner: UserId, spec: Digest) -> bool:
+        """Say whether a host of an owner has a job's scene loaded."""
+        return any(spec in self._loaded.get(host, ()) for host in self.hosts_of(owner))
+
+    def is_proven(self, owner: UserId) -> bool:
+        """Say whether a host of an owner has proved itself."""
+        return any(host in self._proven for host in self.hosts_of(owner))
+
+    # --- coming and going ---------------------------------------------------------------------------------------
+
+    def _come(self, host: HostId, known: _Known) -> None:
+        self._hosts_of.setdefault(known.owner, {})[host] = None
+        for result_class in _classes(known):
+            urn = self._urns.get(result_class)
+            if urn is None:
+                urn = self._urns[result_class] = _Urn()
+            urn.put(known.owner)
+
+    def _go(self, host: HostId, known: _Known) -> None:
+        hosts = self._hosts_of[known.owner]
+        del hosts[host]
+        if not hosts:
+            del self._hosts_of[known.owner]
+        for result_class in _classes(known):
+            self._urns[result_class].take(known.owner)
+
+    def _part(self, lately: Instant) -> None:
+        while self._about:
+            host, known = next(iter(self._about.items()))
             if known.seen_at >= lately:
                 return
-            del self._known[host]
+            del self._about[host]
+            self._loaded.pop(host, None)
+            self._go(host, known)
+            self._away[host] = known
+
+    def _forget(self, lately: Instant) -> None:
+        while self._away:
+            host, known = next(iter(self._away.items()))
+            if known.seen_at >= lately:
+                return
+            del self._away[host]
+            self._proven.discard(host)
             self._leave(known)
 
     def _leave(self, known: _Known) -> None:
-        for result_class in _classes(known.facts):
+        for result_class in _classes(known):
             owners = self._voters[result_class]
             owners[known.owner] -= 1
             if not owners[known.owner]:
@@ -86,5 +208,5 @@ class Census:
                 del self._voters[result_class]
 
 
-def _classes(facts: HostFacts | None) -> set[str]:
-    return set() if facts is None else {program.result_class for program in facts.programs}
+def _classes(known: _Known | None) -> set[str]:
+    return set() if known is None else {program.result_class for program in known.programs.values()}

@@ -6,11 +6,13 @@ committed before the answer is returned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from random import Random
 
 import msgspec
 
+from xwgrid.drawing import Lots
 from xwgrid.errors import Conflict, GridError, NotFound
 from xwgrid.lifecycle import ReplicaEvent
 from xwgrid.model import (
@@ -28,16 +30,31 @@ from xwgrid.model import (
     TaskNumber,
     UserId,
 )
-from xwgrid.scheduling import Choice, HostCard, JobCard, ReadyIndex, pinned
+from xwgrid.policies import replicas_at_first
+from xwgrid.ready_tasks import JobCard, JobProgress, pinned
+from xwgrid.scheduling import Choice, HostCard, ReadyIndex
 from xwgrid.splitting import arguments, task_count
+from xwgrid.trust import NEWCOMER, told
 from xwgrid.wire import EndedLease, Lease, WorkAnswer, WorkRequest
 from xwgrid_server.answering import Answer, Progress, named, turned_away
-from xwgrid_server.batch import Batch
+from xwgrid_server.batch import Batch, others
 from xwgrid_server.calls import Call, Effects, Entered, LeaseTerms, Reading, ReadOrder, Served
 from xwgrid_server.census import Census
 from xwgrid_server.job_cards import JobCards
 from xwgrid_server.reporting import take_reading, take_report, why_ended
-from xwgrid_server.store import CallFacts, Claim, HostChange, HostRow, NewJob, Renewal, ReplicaRow, Store
+from xwgrid_server.reputation import Reputation
+from xwgrid_server.store import (
+    CallFacts,
+    Claim,
+    HostChange,
+    HostRow,
+    NewJob,
+    Renewal,
+    ReplicaRow,
+    Saved,
+    Store,
+    TaskKey,
+)
 
 # Leases a host may hold at once: enough for a large machine that fetches ahead, too few to starve everyone else.
 MOST_LEASES_PER_HOST = 256
@@ -55,11 +72,15 @@ LARGEST_QUORUM = 16
 class Coordinator:
     """Decides for the whole grid. One thread at a time."""
 
-    def __init__(self, store: Store, terms: LeaseTerms, now: Instant) -> None:
+    def __init__(self, store: Store, terms: LeaseTerms, now: Instant, random: Random) -> None:
         self._store = store
         self._terms = terms
         self._census = Census(store.seen_since(now - Census.MEMORY), now)
-        self._index = ReadyIndex(store.ready, self._census.seen)
+        self._index = ReadyIndex(store.ready, self._census, random, draw_from=terms.draw_from)
+        # Where audits look must not be foretold: the numbers hang on a secret that lives as long as this process.
+        self._lots = Lots(random.randbytes(32))
+        self._climate = store.climate()
+        self._caught = list(store.to_audit_again())
         self._card = JobCards(store, self._index)
         self._next_replica = store.last_replica() + 1
         # Hosts could not call while there was no server: nothing expires before they had the time to.
@@ -92,8 +113,10 @@ class Coordinator:
             return self._serve(calls, readings, now)
 
     def _serve(self, calls: Sequence[Call], readings: Sequence[Reading], now: Instant) -> Served:
+        again = self._audit_again(now) if self._caught else Effects()
         facts = self._store.load({call.host for call in calls}, named(calls) | {r.replica for r in readings})
-        batch = Batch(self._store, self._index, self._card, facts.replicas, now)
+        batch = self._batch(facts.replicas, now)
+        batch.reputation.know({host: row.standing for host, row in facts.hosts.items() if row.standing != NEWCOMER})
         for reading in readings:
             take_reading(batch, reading)
         answers: list[Answer | GridError] = []
@@ -104,17 +127,16 @@ class Coordinator:
                 continue
             answer = Answer(host, call)
             answers.append(answer)
+            self._census.calls(call.host, call.request.loaded, batch.reputation.of(call.host))
             if call.news:
                 self._news(batch, facts, answer)
         batch.decide()
         for answered in answers:
             if isinstance(answered, Answer):
                 self._give(batch, answered)
-        saved = self._store.save(batch.changes())
-        for job in {claim.job for claim in batch.claims if claim.id in saved.refused} | set(saved.ended):
-            self._take_up(job)
-        effects = Effects(tuple(batch.to_read), frozenset(batch.touched), tuple(saved.ended), batch.newly_wanted)
-        return Served([self._finish(answer, saved.refused) for answer in answers], effects)
+        saved = self._save(batch)
+        effects = self._effects(batch, saved, again)
+        return Served([self._finish(answer, batch, saved.refused) for answer in answers], effects)
 
     def expire(self, now: Instant, most: int = 500) -> Effects:
         """Mark leases lost that ran out, at most so many. Returns what follows from it."""
@@ -124,19 +146,61 @@ class Coordinator:
             return self._expire(now, most)
 
     def _expire(self, now: Instant, most: int) -> Effects:
+        again = self._audit_again(now) if self._caught else Effects()
         due = self._store.due(now, most)
         if not due:
-            return Effects()
-        batch = Batch(self._store, self._index, self._card, {row.attempt.replica: row for row in due}, now)
+            return again
+        batch = self._batch({row.attempt.replica: row for row in due}, now)
         for row in due:
             message = f"the host did not call within {self.lease_seconds:.0f} s"
             batch.end(row, ReplicaEvent.EXPIRED, cause=Cause.LOST, message=message)
             self.progress.lease_ended(row.job, row.attempt.replica)
         batch.decide()
-        saved = self._store.save(batch.changes())
-        for job in saved.ended:
+        return self._effects(batch, self._save(batch), again)
+
+    def next_draw(self) -> Instant | None:
+        """Return when `draw` should be called next; None while nobody is to be drawn."""
+        return self._index.next_draw()
+
+    def draw(self, now: Instant) -> Effects:
+        """Draw owners for the checks that are due. Writes nothing: after a restart it is done anew."""
+        owners, opened = self._index.draw(now)
+        drawn = tuple(host for owner in owners for host in self._census.hosts_of(owner))
+        return Effects(wanted=opened, drawn=drawn)
+
+    def _audit_again(self, now: Instant) -> Effects:
+        """Take back the verdicts on what hosts that were caught had accepted, in jobs that are not done."""
+        batch = self._batch({}, now)
+        keys: dict[TaskKey, None] = {}
+        for host in self._caught:
+            keys.update(dict.fromkeys(self._store.accepted_of(host)))
+        batch.look_again(list(keys))
+        batch.reputation.know(self._store.standings(self._caught))
+        for host in self._caught:
+            batch.reputation.audited_again(host)
+        self._caught = []
+        return self._effects(batch, self._save(batch), Effects())
+
+    def _batch(self, rows: Mapping[ReplicaId, ReplicaRow], now: Instant) -> Batch:
+        reputation = Reputation(self._climate, self._census.hosts(), now)
+        return Batch(self._store, self._index, self._card, rows, reputation=reputation, lot=self._lots)
+
+    def _save(self, batch: Batch) -> Saved:
+        changes = batch.changes()
+        saved = self._store.save(changes)
+        self._climate = batch.reputation.grid.climate
+        self._caught += batch.reputation.caught
+        for job in {claim.job for claim in batch.claims if claim.id in saved.refused} | set(saved.ended):
             self._take_up(job)
-        return Effects((), frozenset(batch.touched), tuple(saved.ended), batch.newly_wanted)
+        return saved
+
+    def _effects(self, batch: Batch, saved: Saved, before: Effects) -> Effects:
+        return Effects(
+            before.to_read + batch.read_orders(),
+            before.changed | batch.touched,
+            before.ended + tuple(saved.ended),
+            before.wanted + batch.newly_wanted,
+        )
 
     @contextmanager
     def _surely(self) -> Iterator[None]:
@@ -149,6 +213,8 @@ class Coordinator:
 
     def _start_over(self) -> None:
         """Read the open jobs anew."""
+        self._climate = self._store.climate()
+        self._caught = list(self._store.to_audit_again())
         self._next_replica = self._store.last_replica() + 1
         self.progress.begin_anew()
         jobs = {card.job for card in self._index.jobs()}
@@ -193,7 +259,7 @@ class Coordinator:
                 self.progress.lease_ended(row.job, replica)
 
     def _see(self, batch: Batch, host: HostRow, facts: HostFacts | None) -> None:
-        for result_class in self._census.see(host, facts, batch.now):
+        for result_class in self._census.see(host, facts, batch.now, self.lease_seconds):
             voters = self._census.seen(result_class, None)
             own = self._census.seen(result_class, host.owner)
             # With one voter more a class may be able to form a quorum: then hosts that wait have work now.
@@ -217,11 +283,11 @@ class Coordinator:
         host, request = answer.host, answer.call.request
         if request.want == 0:
             return
-        card = self._host_card(host, request)
+        card = self._host_card(batch, host, request)
         room = MOST_LEASES_PER_HOST - sum(1 for _ in batch.leases_of(host.host))
-        choices = self._index.choose(card, min(request.want, room)) if room > 0 else []
+        choices = self._index.choose(card, min(request.want, room), batch.now) if room > 0 else []
         if not choices and not answer.again:
-            answer.reason = self._index.reason(card)
+            answer.reason = self._index.reason(card, batch.now)
         for choice in choices:
             claim = self._claim(choice, host, batch.now)
             batch.claims.append(claim)
@@ -242,31 +308,54 @@ class Coordinator:
             pinned=pinned(choice.card.request, choice.result_class),
             leased_at=now,
             next_transition=now + self.lease_seconds,
+            audits=None if choice.audit is None else choice.audit.audits,
+            strips=None if choice.audit is None else choice.audit.strips,
+            audits_left=msgspec.json.encode(choice.left).decode() if choice.left else "[]",
+            is_test=choice.is_test,
+            drawn=choice.drawn,
         )
 
-    def _host_card(self, host: HostRow, request: WorkRequest) -> HostCard:
-        return HostCard(host.host, host.owner, self._census.programs(host.host), frozenset(request.loaded))
+    def _host_card(self, batch: Batch, host: HostRow, request: WorkRequest) -> HostCard:
+        return HostCard(
+            host.host,
+            host.owner,
+            self._census.programs(host.host),
+            frozenset(request.loaded),
+            batch.reputation.of(host.host),
+            in_test=any(row.attempt.is_test for row in batch.leases_of(host.host)),
+        )
 
-    def _finish(self, answer: Answer | GridError, refused: frozenset[ReplicaId]) -> WorkAnswer | GridError:
+    def _finish(
+        self, answer: Answer | GridError, batch: Batch, refused: frozenset[ReplicaId]
+    ) -> WorkAnswer | GridError:
         if isinstance(answer, GridError):
             return answer
-        leases = [self._lease(row.attempt.replica, self._card(row.job), row.task) for row in answer.again]
-        leases += [self._lease(claim.id, card, claim.task) for claim, card in answer.given if claim.id not in refused]
+        leases = [
+            self._lease(row.attempt.replica, self._card(row.job), row.task, row.attempt.strips) for row in answer.again
+        ]
+        leases += [
+            self._lease(claim.id, card, claim.task, claim.strips)
+            for claim, card in answer.given
+            if claim.id not in refused
+        ]
+        request = answer.call.request
+        says = answer.call.news and (request.facts is not None or request.reports)
         return WorkAnswer(
             heartbeat_seconds=self.heartbeat_seconds,
             leases=tuple(leases),
             ended=tuple(answer.ended),
             confirmed=tuple(answer.confirmed),
             reason=None if leases else answer.reason,
+            standing=told(batch.reputation.of(answer.host.host), batch.now) if says else None,
         )
 
-    def _lease(self, replica: ReplicaId, card: JobCard, task: TaskNumber) -> Lease:
+    def _lease(self, replica: ReplicaId, card: JobCard, task: TaskNumber, strips: str | None) -> Lease:
         return Lease(
             replica=replica,
             job=card.job,
             task=task,
             spec=card.spec,
-            arguments=arguments(card.request, task),
+            arguments=arguments(card.request, task) | ({} if strips is None else {"strips": strips}),
             lease_seconds=self.lease_seconds,
         )
 
@@ -286,13 +375,13 @@ class Coordinator:
         first = self._store.entered(job)
         if first < row.tasks:
             last = min(first + slab, row.tasks) - 1
-            self._store.enter_tasks(job, first, last, row.request.replicas)
+            self._store.enter_tasks(job, first, last, replicas_at_first(row.request))
             first = last + 1
         if first == row.tasks:
             with self._surely():
                 if self._store.open_job(job):
                     self._take_up(job)
-        return Entered(left=row.tasks - first, replicas=row.tasks * row.request.replicas)
+        return Entered(left=row.tasks - first, replicas=row.tasks * replicas_at_first(row.request))
 
     def cancel_job(self, user: UserId, job: JobId, now: Instant) -> None:
         """Cancel a job. Its volunteers learn at their next call.
@@ -332,7 +421,10 @@ class Coordinator:
         for replica in self._store.unread():
             row, files = self._store.result(replica)
             decoded = msgspec.json.decode(files, type=tuple[ResultFile, ...])
-            orders.append(ReadOrder(replica, self._card(row.job).request, row.task, decoded))
+            request, strips = self._card(row.job).request, row.attempt.strips
+            order = ReadOrder(replica, request, row.job, row.task, decoded, strips)
+            box = self._store.boxed([(row.job, row.task)]).get((row.job, row.task), ())
+            orders.append(order._replace(others=others(order, box)))
         return orders
 
     def entering(self) -> list[JobId]:
@@ -346,4 +438,5 @@ class Coordinator:
             self._index.remove_job(self._card(job))
         else:
             live = self._store.live_leases(job)
-            self._index.add_job(self._card(job), self._store.host_failures(job), live)
+            progress = JobProgress(row.tasks - row.ended, row.timed, row.seconds)
+            self._index.add_job(self._card(job), self._store.host_failures(job), live, progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from random import Random, SystemRandom
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Engine
@@ -43,11 +44,19 @@ class Dispatcher:
     log = Logger()
 
     def __init__(
-        self, reactor: Any, engine: Engine, reader: Reader, terms: LeaseTerms, writer: ThreadPool | None = None
+        self,
+        reactor: Any,
+        engine: Engine,
+        reader: Reader,
+        terms: LeaseTerms,
+        *,
+        writer: ThreadPool | None = None,
+        random: Random | None = None,
     ) -> None:
         self._reactor = reactor
         self._engine = engine
         self._terms = terms
+        self._random = random or SystemRandom()
         self._writer = writer or ThreadPool(minthreads=1, maxthreads=1, name="xwgrid-writer")
         self._coordinator: Coordinator | None = None
         self._calls: deque[tuple[Call, Deferred[WorkAnswer]]] = deque()
@@ -61,6 +70,7 @@ class Dispatcher:
         self._listeners: dict[JobId, list[Listener]] = {}
         self._readers = ResultReadings(reactor, reader, self._take_reading)
         self._timer: Any = None
+        self._drawing: Any = None  # when owners are drawn next
 
     # --- from start to stop -------------------------------------------------------------------------------------
 
@@ -68,7 +78,9 @@ class Dispatcher:
         """Read the open jobs, take up what was left undone, and begin."""
         self._writer.start()
         now = self._now()
-        self._coordinator = await self._in_writer(lambda: Coordinator(SqlStore(self._engine), self._terms, now))
+        self._coordinator = await self._in_writer(
+            lambda: Coordinator(SqlStore(self._engine), self._terms, now, self._random)
+        )
         for order in await self._in_writer(self._coordinator.unread):
             self._readers.send(order)
         for job in await self._in_writer(self._coordinator.entering):
@@ -79,8 +91,9 @@ class Dispatcher:
         """Finish the batch in flight and refuse the rest; nothing that was answered is lost."""
         self._stopping = True
         self._readers.stop()
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        for timer in (self._timer, self._drawing):
+            if timer is not None and timer.active():
+                timer.cancel()
         self._waiting.release_all()
         while self._calls:
             _, answer = self._calls.popleft()
@@ -227,6 +240,7 @@ class Dispatcher:
 
     def _written(self, outcome: T) -> T:
         self._writing = False
+        self._await_draw()
         if self._idle is not None:
             self._idle.callback(None)
             self._idle = None
@@ -287,6 +301,8 @@ class Dispatcher:
             self._readers.send(order)
         if effects.wanted:
             self._waiting.wake(effects.wanted)
+        if effects.drawn:
+            self._waiting.wake_these(effects.drawn)
         if self._listeners:
             changed: dict[JobId, set[TaskNumber]] = {}
             for job, task in effects.changed:
@@ -319,6 +335,21 @@ class Dispatcher:
         done = self._order(lambda coordinator: coordinator.expire(self._now()))
         done.addCallbacks(self._follow, lambda failure: self.log.failure("ending leases that ran out", failure))
         self._timer = self._reactor.callLater(EXPIRE_EVERY, self._tick)
+
+    def _await_draw(self) -> None:
+        """Have owners drawn for checks when they are due. Called while nobody writes."""
+        due = None if self._coordinator is None or self._stopping else self._coordinator.next_draw()
+        if due is None:
+            return
+        if self._drawing is not None and self._drawing.active():
+            if self._drawing.getTime() <= due:
+                return
+            self._drawing.cancel()
+        self._drawing = self._reactor.callLater(max(0.0, due - self._now()), self._draw)
+
+    def _draw(self) -> None:
+        done = self._order(lambda coordinator: coordinator.draw(self._now()))
+        done.addCallbacks(self._follow, lambda failure: self.log.failure("drawing who checks whom", failure))
 
     def _now(self) -> Instant:
         return float(self._reactor.seconds())

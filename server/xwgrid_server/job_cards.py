@@ -7,7 +7,8 @@ from typing import Final
 from xwgrid.applications.registry import application_of
 from xwgrid.errors import NotFound
 from xwgrid.model import BlenderWork, JobId
-from xwgrid.scheduling import JobCard, ReadyIndex
+from xwgrid.ready_tasks import JobCard
+from xwgrid.scheduling import ReadyIndex
 from xwgrid_server.store import Store
 
 # Cards of ended jobs are kept for late reports; beyond so many they are read again.
@@ -34,5 +35,6 @@ class JobCards:
             runtime = application_of(row.request).runtime
             if len(self._cards) >= MOST_CARDS:
                 self._cards = {open_job.job: open_job for open_job in self._index.jobs()}
-            card = self._cards[job] = JobCard(job, row.owner, row.request, row.spec, runtime, renderer)
+            rows = work.height if isinstance(work, BlenderWork) else None
+            card = self._cards[job] = JobCard(job, row.owner, row.request, row.spec, runtime, renderer, rows)
         return card

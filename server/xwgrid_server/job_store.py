@@ -4,38 +4,41 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Engine, Row, func, insert, literal_column, select, text, update
-from xwgrid_schema.tables import hosts, job_blobs, jobs, replicas, tasks, users
+from sqlalchemy import ColumnElement, Connection, Engine, func, insert, literal_column, select, text, update
+from xwgrid_schema.tables import climate, job_blobs, jobs, replicas, standings, tasks, users
 
 from xwgrid.applications.registry import application_of
 from xwgrid.errors import Conflict, NotFound
 from xwgrid.model import (
-    Cause,
     Digest,
-    HostFacts,
     HostId,
     Instant,
     JobId,
     JobRequest,
     JobState,
     ReplicaId,
-    ReplicaState,
+    ResultFile,
     TaskNumber,
     TaskState,
     UserId,
 )
-from xwgrid.scheduling import ReadyTask, ready_task
+from xwgrid.policies import replicas_at_first
+from xwgrid.ready_tasks import ReadyTask
+from xwgrid.trust import Climate, Standing
 from xwgrid.voting import Attempt
+from xwgrid_server import job_store_rows as rows_of
 from xwgrid_server import job_store_sql as sql
 from xwgrid_server.batch_rows import numbers, parameter
 from xwgrid_server.database import reading
 from xwgrid_server.store import (
+    BoxedResult,
     CallFacts,
     Changes,
+    Claim,
     HostRow,
     JobRow,
     NewJob,
@@ -78,8 +81,8 @@ class SqlStore:
                 for row in connection.execute(self._sql.uploaded, named):
                     uploaded[row.replica_id].add(row.digest)
         return CallFacts(
-            {row.id: _host(row) for row in host_rows},
-            {row.id: _replica(row) for row in rows},
+            {row.id: rows_of.host(row) for row in host_rows},
+            {row.id: rows_of.replica(row) for row in rows},
             {replica: frozenset(digests) for replica, digests in uploaded.items()},
         )
 
@@ -89,7 +92,12 @@ class SqlStore:
             wanted = parameter([_Key(*key) for key in keys])
             attempts: defaultdict[TaskKey, list[Attempt]] = defaultdict(list)
             for row in connection.execute(self._sql.attempts, wanted):
-                attempts[row.job_id, row.task].append(_attempt(row))
+                attempts[row.job_id, row.task].append(rows_of.attempt(row))
+            hosts = {attempt.host for box in attempts.values() for attempt in box}
+            standings = {
+                HostId(row.host_id): rows_of.standing(row)
+                for row in connection.execute(self._sql.standings, numbers(sorted(hosts)))
+            }
             return {
                 (row.job_id, row.number): TaskRow(
                     row.job_id,
@@ -98,6 +106,8 @@ class SqlStore:
                     row.wanted,
                     row.made,
                     tuple(attempts[row.job_id, row.number]),
+                    rows_of.orders(row.audits),
+                    standings,
                 )
                 for row in connection.execute(self._sql.tasks, wanted)
             }
@@ -114,6 +124,7 @@ class SqlStore:
             refused = self._claim(connection, changes)
             if changes.hosts:
                 connection.execute(self._sql.change_hosts, parameter(changes.hosts))
+            self._trust(connection, changes)
             ended: dict[JobId, JobState] = {}
             if changes.jobs:
                 counts = parameter(changes.jobs) | {"now": changes.now}
@@ -128,21 +139,26 @@ class SqlStore:
             done = connection.execute(self._sql.change_replicas, parameter(changes.replicas)).rowcount
             _all_done("replicas", done, len(changes.replicas))
 
+    def _trust(self, connection: Connection, changes: Changes) -> None:
+        if changes.standings:
+            connection.execute(self._sql.change_standings, parameter(changes.standings))
+        if changes.credits:
+            connection.execute(self._sql.add_credits, parameter(changes.credits))
+        if changes.climate is not None:
+            connection.execute(self._sql.change_climate, changes.climate._asdict())
+
     def _claim(self, connection: Connection, changes: Changes) -> frozenset[ReplicaId]:
         if not changes.claims:
             return frozenset()
         made = {row.id for row in connection.execute(self._sql.claim, parameter(changes.claims))}
-        won: defaultdict[TaskKey, list[str | None]] = defaultdict(list)
+        won: defaultdict[TaskKey, list[Claim]] = defaultdict(list)
         per_job: defaultdict[JobId, int] = defaultdict(int)
         for claim in changes.claims:
             if claim.id in made:
-                won[claim.job, claim.task].append(claim.pinned)
+                won[claim.job, claim.task].append(claim)
                 per_job[claim.job] += 1
         if made:
-            rows = [
-                sql.ClaimedTask(job=job, number=number, count=len(pins), pinned=pins[-1])
-                for (job, number), pins in won.items()
-            ]
+            rows = [rows_of.claimed(job, number, claims) for (job, number), claims in won.items()]
             connection.execute(self._sql.claim_tasks, parameter(rows))
             counts = [sql.ClaimedJob(job=job, leased=count) for job, count in per_job.items()]
             connection.execute(self._sql.claim_jobs, parameter(counts))
@@ -153,7 +169,7 @@ class SqlStore:
     def ready(self, job: JobId, after: int, limit: int) -> Sequence[ReadyTask]:
         """Return the job's tasks that want replicas, in order of number, those after number `after`."""
         query = (
-            select(tasks.c.number, tasks.c.wanted, tasks.c.made, tasks.c.result_class)
+            select(tasks.c.number, tasks.c.wanted, tasks.c.made, tasks.c.result_class, tasks.c.audits)
             .where(tasks.c.job_id == job, tasks.c.number > after, tasks.c.wanted > _NONE)
             .order_by(tasks.c.number)
             .limit(limit)
@@ -163,16 +179,14 @@ class SqlStore:
         begun = {(job, row.number) for row in rows if row.made > 0}
         known = self.tasks(begun) if begun else {}
         return [
-            ready_task(row.number, row.wanted, row.made, known[job, row.number].attempts)
-            if row.made > 0
-            else ReadyTask(row.number, row.wanted)
+            rows_of.ready(row, known[job, row.number].attempts) if row.made > 0 else ReadyTask(row.number, row.wanted)
             for row in rows
         ]
 
     def due(self, now: Instant, limit: int) -> Sequence[ReplicaRow]:
         """Return leases that ran out, oldest first."""
         with reading(self._engine) as connection:
-            return [_replica(row) for row in connection.execute(self._sql.due, {"now": now, "most": limit})]
+            return [rows_of.replica(row) for row in connection.execute(self._sql.due, {"now": now, "most": limit})]
 
     def unread(self) -> Sequence[ReplicaId]:
         """Return replicas whose results wait to be read."""
@@ -187,13 +201,48 @@ class SqlStore:
             files = connection.execute(select(replicas.c.files).where(replicas.c.id == replica)).scalar_one_or_none()
         if row is None or files is None:
             raise NotFound(f"there is no replica {replica}", replica=replica)
-        return _replica(row), files
+        return rows_of.replica(row), files
+
+    def boxed(self, keys: Collection[TaskKey]) -> Mapping[TaskKey, Sequence[BoxedResult]]:
+        """Return the results of tasks that were read, oldest first, audits too."""
+        found: defaultdict[TaskKey, list[BoxedResult]] = defaultdict(list)
+        with reading(self._engine) as connection:
+            for row in connection.execute(self._sql.boxed, parameter([_Key(*key) for key in keys])):
+                files = msgspec.json.decode(row.files, type=tuple[ResultFile, ...])
+                found[row.job_id, row.task].append(BoxedResult(ReplicaId(row.id), row.audits, row.strips, files))
+        return found
+
+    # --- trust --------------------------------------------------------------------------------------------------
+
+    def accepted_of(self, host: HostId) -> Sequence[TaskKey]:
+        """Return the tasks of open jobs whose canonical result is of a host."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(text(sql.ACCEPTED_OF), {"host": host})
+            return [(JobId(row.job_id), TaskNumber(row.number)) for row in rows]
+
+    def to_audit_again(self) -> Sequence[HostId]:
+        """Return the hosts whose standing says `audit_again`."""
+        query = select(standings.c.host_id).where(standings.c.audit_again).order_by(standings.c.host_id)
+        with reading(self._engine) as connection:
+            return [HostId(row.host_id) for row in connection.execute(query)]
+
+    def standings(self, hosts: Collection[HostId]) -> Mapping[HostId, Standing]:
+        """Return how hosts stand; new ones are left out."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(self._sql.standings, numbers(sorted(hosts)))
+            return {HostId(row.host_id): rows_of.standing(row) for row in rows}
+
+    def climate(self) -> Climate:
+        """Return what the grid has met so far."""
+        query = select(climate.c.results, climate.c.lies, climate.c.liars)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return Climate() if row is None else Climate(*row)
 
     def seen_since(self, since: Instant) -> Sequence[HostRow]:
         """Return the hosts seen since an instant."""
-        query = select(hosts).where(hosts.c.last_seen_at >= since)
         with reading(self._engine) as connection:
-            return [_host(row) for row in connection.execute(query)]
+            return [rows_of.host(row) for row in connection.execute(self._sql.seen_since, {"since": since})]
 
     def last_replica(self) -> ReplicaId:
         """Return the highest replica number in use, 0 at first."""
@@ -206,7 +255,7 @@ class SqlStore:
         """Return a job."""
         with reading(self._engine) as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == job)).one_or_none()
-        return None if row is None else _job(row)
+        return None if row is None else rows_of.job(row)
 
     def may_steer(self, user: UserId, job: JobId) -> bool:
         """Say whether a job is there and the user its owner, or an operator."""
@@ -219,7 +268,7 @@ class SqlStore:
         """Return jobs that are being entered or open, oldest first."""
         with reading(self._engine) as connection:
             query = select(jobs).where(jobs.c.finished_at.is_(None)).order_by(jobs.c.id)
-            return [_job(row) for row in connection.execute(query)]
+            return [rows_of.job(row) for row in connection.execute(query)]
 
     def live_leases(self, job: JobId) -> int:
         """Return how many live leases a job has."""
@@ -294,38 +343,10 @@ class SqlStore:
             connection.execute(text(sql.CLEAR_OLD_BALLOTS), {"job": job})
             row = connection.execute(select(jobs.c.request).where(jobs.c.id == job)).scalar_one()
             request = msgspec.json.decode(row, type=JobRequest)
-            return connection.execute(text(sql.REOPEN_TASKS), {"job": job, "wanted": request.replicas}).rowcount
+            where = {"job": job, "wanted": replicas_at_first(request)}
+            return connection.execute(text(sql.REOPEN_TASKS), where).rowcount
 
 
 def _all_done(what: str, done: int, asked: int) -> None:
     if done != asked:
         raise Conflict(f"{asked - done} of {asked} {what} changed under way: the batch was not written")
-
-
-def _host(row: Row[Any]) -> HostRow:
-    facts = None if row.facts is None else msgspec.json.decode(row.facts, type=HostFacts)
-    return HostRow(HostId(row.id), UserId(row.owner_id), row.state, row.state_reason, row.last_seen_at, facts)
-
-
-def _attempt(row: Row[Any]) -> Attempt:
-    return Attempt(
-        ReplicaId(row.id),
-        row.number,
-        HostId(row.host_id),
-        row.voter,
-        ReplicaState(row.state),
-        None if row.cause is None else Cause(row.cause),
-        row.fingerprint,
-        row.result_class,
-    )
-
-
-def _replica(row: Row[Any]) -> ReplicaRow:
-    return ReplicaRow(
-        _attempt(row), JobId(row.job_id), TaskNumber(row.task), row.acknowledged_call, row.next_transition
-    )
-
-
-def _job(row: Row[Any]) -> JobRow:
-    request = msgspec.json.decode(row.request, type=JobRequest)
-    return JobRow(JobId(row.id), UserId(row.owner_id), JobState(row.state), request, row.spec, row.tasks)

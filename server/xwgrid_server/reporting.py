@@ -7,10 +7,11 @@ from collections.abc import Callable
 import msgspec
 
 from xwgrid.applications.registry import application_of
+from xwgrid.auditing import audit_names, parse_strips
 from xwgrid.errors import UnreadableResult
 from xwgrid.lifecycle import ReplicaEvent
-from xwgrid.model import Cause, Digest, HostId, JobId, JobRequest, ReplicaState, TaskNumber
-from xwgrid.scheduling import JobCard
+from xwgrid.model import Cause, Digest, HostId, JobId, JobRequest, ReplicaState
+from xwgrid.ready_tasks import JobCard
 from xwgrid.wire import Confirmation, Failed, Finished, HandedBack, Report
 from xwgrid_server.batch import Batch
 from xwgrid_server.calls import Reading, ReadOrder
@@ -62,7 +63,8 @@ def take_reading(batch: Batch, reading: Reading) -> None:
         message = reading.fingerprint.message
         batch.end(row, ReplicaEvent.UNREADABLE, cause=Cause.BAD_RESULT, message=message)
     else:
-        batch.end(row, ReplicaEvent.READ, fingerprint=reading.fingerprint)
+        told = msgspec.json.encode(dict(reading.differences)).decode() if reading.differences else None
+        batch.end(row, ReplicaEvent.READ, fingerprint=reading.fingerprint, differences=told)
 
 
 def why_ended(row: ReplicaRow | None, host: HostId) -> str:
@@ -84,7 +86,7 @@ def _take_result(
         # Of a value's files nobody has looked at a byte.
         "files": "[]" if application.reads == "value" else msgspec.json.encode(finished.files).decode(),
     }
-    wrong = _wrong_result(request, row.task, finished, uploaded)
+    wrong = _wrong_result(request, row, finished, uploaded)
     if wrong is not None:
         batch.end(row, ReplicaEvent.FAILURE_REPORTED, cause=Cause.BAD_RESULT, message=wrong, **told)
     elif application.reads == "value":
@@ -92,10 +94,11 @@ def _take_result(
         batch.end(row, ReplicaEvent.VALUE_REPORTED, fingerprint=fingerprint, value=finished.value, **told)
     else:
         batch.end(row, ReplicaEvent.FILES_REPORTED, **told)
-        batch.to_read.append(ReadOrder(row.attempt.replica, request, row.task, finished.files))
+        attempt = row.attempt
+        batch.to_be_read(ReadOrder(attempt.replica, request, row.job, row.task, finished.files, attempt.strips))
 
 
-def _wrong_result(request: JobRequest, task: TaskNumber, finished: Finished, uploaded: frozenset[Digest]) -> str | None:
+def _wrong_result(request: JobRequest, row: ReplicaRow, finished: Finished, uploaded: frozenset[Digest]) -> str | None:
     """Return what is wrong with a result that can be told without reading its files."""
     application = application_of(request)
     if application.reads == "value":
@@ -106,7 +109,9 @@ def _wrong_result(request: JobRequest, task: TaskNumber, finished: Finished, upl
         except UnreadableResult as error:
             return error.message
         return None
-    names = application.result_names(request, task)
+    names = application.result_names(request, row.task)
+    if row.attempt.strips is not None:
+        names = audit_names(names, parse_strips(row.attempt.strips))
     if sorted(file.name for file in finished.files) != sorted(names):
         return f"the result should be the files {', '.join(names)}"
     if sum(file.size for file in finished.files) > request.limits.result_bytes:

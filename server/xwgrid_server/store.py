@@ -6,6 +6,7 @@ Rows going in are frozen structs: the SQL store sends a whole batch of them as o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -21,13 +22,15 @@ from xwgrid.model import (
     JobState,
     ReplicaId,
     ReplicaState,
+    ResultFile,
     Seconds,
     TaskNumber,
     TaskState,
     UserId,
 )
-from xwgrid.scheduling import ReadyTask
-from xwgrid.voting import Attempt
+from xwgrid.ready_tasks import ReadyTask
+from xwgrid.trust import NEWCOMER, Climate, Standing
+from xwgrid.voting import Attempt, AuditOrder
 
 TaskKey: TypeAlias = tuple[JobId, TaskNumber]
 
@@ -44,6 +47,7 @@ class HostRow(NamedTuple):
     state_reason: str
     last_seen_at: Instant | None
     facts: HostFacts | None
+    standing: Standing = NEWCOMER
 
 
 class ReplicaRow(NamedTuple):
@@ -54,10 +58,11 @@ class ReplicaRow(NamedTuple):
     task: TaskNumber
     acknowledged_call: int | None
     next_transition: Instant | None
+    leased_at: Instant = 0.0
 
 
 class TaskRow(NamedTuple):
-    """A task and all its attempts."""
+    """A task, all its attempts, and how the hosts stand that made them."""
 
     job: JobId
     number: TaskNumber
@@ -65,10 +70,21 @@ class TaskRow(NamedTuple):
     wanted: int
     made: int
     attempts: tuple[Attempt, ...]
+    audits: tuple[AuditOrder, ...] = ()  # asked for, and not taken by anybody
+    standings: Mapping[HostId, Standing] = MappingProxyType({})  # new hosts have none; may hold other hosts too
+
+
+class BoxedResult(NamedTuple):
+    """A result that was read, of a task whose policy compares results: others are laid beside it."""
+
+    replica: ReplicaId
+    audits: ReplicaId | None
+    strips: str | None
+    files: tuple[ResultFile, ...]
 
 
 class JobRow(NamedTuple):
-    """A job, without its counts. `request` lacks the inputs."""
+    """A job. `request` lacks the inputs."""
 
     job: JobId
     owner: UserId
@@ -76,6 +92,9 @@ class JobRow(NamedTuple):
     request: JobRequest
     spec: Digest
     tasks: int
+    ended: int = 0  # tasks that agreed or failed
+    timed: int = 0
+    seconds: Seconds = 0.0
 
 
 class CallFacts(NamedTuple):
@@ -104,6 +123,8 @@ class ReplicaChange(Struct, frozen=True, kw_only=True):
     claimed_fingerprint: Digest | None = None
     value: str | None = None
     files: str | None = None
+    differences: str | None = None  # JSON of replica → share
+    credit: Seconds | None = None
 
 
 class Renewal(Struct, frozen=True, kw_only=True):
@@ -125,6 +146,7 @@ class TaskChange(Struct, frozen=True, kw_only=True):
     result_class: str | None
     canonical: ReplicaId | None = None
     reason: str = ""
+    audits: str = "[]"  # JSON of the AuditOrders that nobody has taken
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -140,6 +162,11 @@ class Claim(Struct, frozen=True, kw_only=True):
     pinned: str | None  # what the task's class is from now on
     leased_at: Instant
     next_transition: Instant
+    audits: ReplicaId | None = None  # the replica whose result it looks at, by these strips
+    strips: str | None = None
+    audits_left: str = "[]"  # JSON of the task's audits that are wanted after this claim
+    is_test: bool = False
+    drawn: bool = True  # False: the owner was not drawn by lot, it asked
 
 
 class JobChange(Struct, frozen=True, kw_only=True):
@@ -162,6 +189,34 @@ class HostChange(Struct, frozen=True, kw_only=True):
     facts: str | None = None
 
 
+class StandingChange(Struct, frozen=True, kw_only=True):
+    """How a host stands from now on: the fields of `xwgrid.trust.Standing`."""
+
+    host: HostId
+    earned: str  # JSON of requester → units
+    proven: bool
+    valid: int
+    wrong: int
+    streak: int
+    on_record: int
+    since_wrong: float
+    suspected_until: Instant | None
+    quarantined_until: Instant | None
+    quarantines: int
+    vouched: bool
+    tested: bool
+    audit_again: bool
+
+
+class CreditChange(Struct, frozen=True, kw_only=True):
+    """What to add to a host's credit for an application; less than 0 when a verdict changed."""
+
+    host: HostId
+    application: str
+    seconds: Seconds
+    results: int
+
+
 class Changes(Struct, frozen=True, kw_only=True):
     """Everything one batch writes, in one transaction."""
 
@@ -172,6 +227,9 @@ class Changes(Struct, frozen=True, kw_only=True):
     claims: Sequence[Claim] = ()
     jobs: Sequence[JobChange] = ()
     hosts: Sequence[HostChange] = ()
+    standings: Sequence[StandingChange] = ()
+    credits: Sequence[CreditChange] = ()
+    climate: Climate | None = None  # None keeps what is there
 
 
 class Saved(NamedTuple):
@@ -215,6 +273,21 @@ class Store(Protocol):
 
     def result(self, replica: ReplicaId) -> tuple[ReplicaRow, str]:
         """Return a replica and the JSON list of its result's files."""
+
+    def boxed(self, keys: Collection[TaskKey]) -> Mapping[TaskKey, Sequence[BoxedResult]]:
+        """Return the results of tasks that were read, oldest first, audits too."""
+
+    def accepted_of(self, host: HostId) -> Sequence[TaskKey]:
+        """Return the tasks of open jobs whose canonical result is of a host."""
+
+    def to_audit_again(self) -> Sequence[HostId]:
+        """Return the hosts whose standing says `audit_again`."""
+
+    def standings(self, hosts: Collection[HostId]) -> Mapping[HostId, Standing]:
+        """Return how hosts stand; new ones are left out."""
+
+    def climate(self) -> Climate:
+        """Return what the grid has met so far."""
 
     def job(self, job: JobId) -> JobRow | None:
         """Return a job."""

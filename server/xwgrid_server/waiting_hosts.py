@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,14 @@ class WaitingHosts:
         self._to_ask = deque(self._waiting)
         for _ in range(len(self._to_ask) if replicas is None else min(replicas, len(self._to_ask))):
             self.pass_on()
+
+    def wake_these(self, hosts: Iterable[HostId]) -> None:
+        """Look again for the held calls of these hosts: there is work for them alone."""
+        for host in hosts:
+            waiting = self._waiting.get(host)
+            if waiting is not None and not waiting.woken and not waiting.answer.called:
+                waiting.woken = True
+                self._look_again(waiting.call, waiting.answer)
 
     def pass_on(self) -> None:
         """Look again for the next held call, since one that was woken took nothing."""

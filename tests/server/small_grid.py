@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import TypedDict, Unpack
 
 import msgspec
@@ -18,6 +19,7 @@ from xwgrid.applications.registry import application
 from xwgrid.model import Count, DigestWork, HostFacts, HostId, JobId, JobRequest, Program, UserId
 from xwgrid.wire import Finished, Held, Lease, Outcome, Report, WorkAnswer, WorkRequest
 
+REQUESTER = 1_000
 SPEC = hashlib.sha256(b"a specification").hexdigest()
 
 
@@ -69,12 +71,14 @@ class Said(TypedDict, total=False):
 
 @dataclass
 class SmallGrid:
-    """Users 1 … owners, each with one host of the same number; user 1 hands in the jobs."""
+    """Users 1 … owners, each with one host of the same number; user REQUESTER, who has none, hands in the jobs."""
 
     engine: Engine
     owners: int = 4
     now: float = 1_000_000.0
     calls: dict[HostId, int] = field(default_factory=dict)
+    draw_from: int = 1_000  # mostly whoever asks gets a check, so that a test says who does what
+    random: Random = field(default_factory=lambda: Random(1))  # noqa: S311  # the same lots in every run
 
     def __post_init__(self) -> None:
         with self.engine.begin() as connection:
@@ -90,14 +94,15 @@ class SmallGrid:
                         facts=msgspec.json.encode(facts()).decode(),
                     )
                 )
+            connection.execute(insert(users).values(id=REQUESTER, name="requester", created_at=self.now))
             connection.execute(insert(blobs).values(digest=SPEC, size=15, created_at=self.now))
         self.restart()
 
     def restart(self) -> None:
         """Begin anew from what is in the database, as after a kill -9."""
-        self.coordinator = Coordinator(SqlStore(self.engine), LeaseTerms(), self.now)
+        self.coordinator = Coordinator(SqlStore(self.engine), LeaseTerms(draw_from=self.draw_from), self.now, self.random)
 
-    def submit(self, request: JobRequest, owner: int = 1) -> JobId:
+    def submit(self, request: JobRequest, owner: int = REQUESTER) -> JobId:
         """Hand a job in and open it."""
         job = self.coordinator.begin_job(UserId(owner), request, SPEC, frozenset({SPEC}), self.now)
         while self.coordinator.enter(job).left:

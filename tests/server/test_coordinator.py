@@ -12,7 +12,7 @@ from xwgrid_server import job_views
 from xwgrid_server.calls import Call
 from xwgrid_server.database import open_engine
 
-from tests.server.small_grid import SPEC, SmallGrid, digest_job, finished, right
+from tests.server.small_grid import REQUESTER, SPEC, SmallGrid, digest_job, finished, right
 from xwgrid.errors import Conflict, Forbidden, NotFound
 from xwgrid.model import Cause, HostId, JobId, JobState, ReplicaId, ReplicaState, TaskNumber, TaskState, UserId
 from xwgrid.wire import Failed, HandedBack, TaskView, WorkAnswer
@@ -26,7 +26,7 @@ def grid(database_url: str) -> Iterator[SmallGrid]:
 
 
 def task(grid: SmallGrid, job: JobId, number: int = 0) -> TaskView:
-    return job_views.task(grid.engine, UserId(1), job, TaskNumber(number), {})
+    return job_views.task(grid.engine, UserId(REQUESTER), job, TaskNumber(number), {})
 
 
 def test_two_owners_who_agree_finish_a_task(grid: SmallGrid) -> None:
@@ -40,7 +40,7 @@ def test_two_owners_who_agree_finish_a_task(grid: SmallGrid) -> None:
     agreed = task(grid, job)
     assert agreed.state is TaskState.AGREED
     assert agreed.value == right(0)
-    assert job_views.job(grid.engine, UserId(1), job, {}).state is JobState.FINISHED
+    assert job_views.job(grid.engine, UserId(REQUESTER), job, {}).state is JobState.FINISHED
 
 
 def test_a_liar_is_outvoted(grid: SmallGrid) -> None:
@@ -55,7 +55,7 @@ def test_a_liar_is_outvoted(grid: SmallGrid) -> None:
     view = task(grid, job)
     assert view.value == right(0)
     assert [each.state for each in view.replicas] == [ReplicaState.OUTVOTED, ReplicaState.AGREED, ReplicaState.AGREED]
-    assert job_views.job(grid.engine, UserId(1), job, {}).outvoted == 1
+    assert job_views.job(grid.engine, UserId(REQUESTER), job, {}).outvoted == 1
 
 
 def test_an_owner_never_votes_twice(grid: SmallGrid) -> None:
@@ -85,7 +85,7 @@ def test_in_a_private_job_the_owners_hosts_vote(grid: SmallGrid) -> None:
     with grid.engine.begin() as connection:
         connection.execute(update(hosts).where(hosts.c.id == 2).values(owner_id=1))
     grid.restart()
-    job = grid.submit(digest_job(1, private=True))
+    job = grid.submit(digest_job(1, private=True), owner=1)
     refused = grid.call(3, want=1)
     assert refused.leases == ()
     assert "private" in (refused.reason or "")
@@ -111,7 +111,7 @@ def test_a_restarted_volunteer_ends_its_old_lease_at_once(grid: SmallGrid) -> No
     grid.call(1)
     assert grid.take(2).task == 0
     assert task(grid, job).replicas[0].cause is Cause.DROPPED
-    assert job_views.job(grid.engine, UserId(1), job, {}).lost == 1
+    assert job_views.job(grid.engine, UserId(REQUESTER), job, {}).lost == 1
 
 
 def test_a_late_call_says_nothing_about_leases(grid: SmallGrid) -> None:
@@ -192,7 +192,7 @@ def test_three_hosts_that_fail_end_a_task(grid: SmallGrid) -> None:
     assert view.state is TaskState.FAILED
     assert "3 different hosts" in view.reason
     assert view.replicas[0].log_tail == "the last line"
-    assert job_views.job(grid.engine, UserId(1), job, {}).state is JobState.INCOMPLETE
+    assert job_views.job(grid.engine, UserId(REQUESTER), job, {}).state is JobState.INCOMPLETE
 
 
 def test_an_owner_who_comes_back_is_never_blamed(grid: SmallGrid) -> None:
@@ -220,12 +220,12 @@ def test_retry_opens_failed_tasks_for_everybody(grid: SmallGrid) -> None:
     """After a retry the failed tasks are open again, old failures do not count, and the job can finish."""
     job = grid.submit(digest_job(1, replicas=1, quorum=1))
     with pytest.raises(Conflict):
-        grid.coordinator.retry_job(UserId(1), job)
+        grid.coordinator.retry_job(UserId(REQUESTER), job)
     for host in (1, 2, 3):
         grid.call(host, reports=[(grid.take(host), failure())])
-    assert grid.coordinator.retry_job(UserId(1), job) == 1
+    assert grid.coordinator.retry_job(UserId(REQUESTER), job) == 1
     grid.do(1, grid.take(1))
-    assert job_views.job(grid.engine, UserId(1), job, {}).state is JobState.FINISHED
+    assert job_views.job(grid.engine, UserId(REQUESTER), job, {}).state is JobState.FINISHED
 
 
 def test_cancelling_ends_leases_and_leaves_verdicts(grid: SmallGrid) -> None:
@@ -235,14 +235,14 @@ def test_cancelling_ends_leases_and_leaves_verdicts(grid: SmallGrid) -> None:
     lease = grid.take(1)
     with pytest.raises(NotFound):
         grid.coordinator.cancel_job(UserId(2), job, grid.now)
-    grid.coordinator.cancel_job(UserId(1), job, grid.now)
+    grid.coordinator.cancel_job(UserId(REQUESTER), job, grid.now)
     answer = grid.call(1, held=[lease], want=1)
     assert [each.replica for each in answer.ended] == [lease.replica]
     assert answer.leases == ()
-    states = [each.state for each in job_views.tasks_of(grid.engine, UserId(1), job, {}).tasks]
+    states = [each.state for each in job_views.tasks_of(grid.engine, UserId(REQUESTER), job, {}).tasks]
     assert states == [TaskState.AGREED, TaskState.CANCELLED, TaskState.CANCELLED]
     with pytest.raises(Conflict):
-        grid.coordinator.cancel_job(UserId(1), job, grid.now)
+        grid.coordinator.cancel_job(UserId(REQUESTER), job, grid.now)
 
 
 def test_a_restart_loses_nothing(grid: SmallGrid) -> None:
@@ -254,14 +254,14 @@ def test_a_restart_loses_nothing(grid: SmallGrid) -> None:
             lease = grid.take(host)
             grid.restart()
             grid.do(host, lease)
-    view = job_views.job(grid.engine, UserId(1), job, {})
+    view = job_views.job(grid.engine, UserId(REQUESTER), job, {})
     assert (view.state, view.agreed, view.replicas) == (JobState.FINISHED, 3, 6)
 
 
 def test_a_half_entered_job_is_opened_after_a_restart(grid: SmallGrid) -> None:
     """A server killed while it enters a large job goes on where it was; nobody got a task before."""
     request = digest_job(25, replicas=1, quorum=1)
-    job = grid.coordinator.begin_job(UserId(1), request, SPEC, frozenset(), grid.now)
+    job = grid.coordinator.begin_job(UserId(REQUESTER), request, SPEC, frozenset(), grid.now)
     assert grid.coordinator.enter(job, slab=10).left == 15
     assert grid.call(1, want=1).leases == ()
     grid.restart()
@@ -330,7 +330,7 @@ def test_a_late_ballot_leaves_the_verdict(grid: SmallGrid) -> None:
     view = task(grid, job)
     assert view.value == right(0)
     assert view.replicas[2].state is ReplicaState.OUTVOTED
-    counts = job_views.job(grid.engine, UserId(1), job, {})
+    counts = job_views.job(grid.engine, UserId(REQUESTER), job, {})
     assert (counts.agreed, counts.outvoted, counts.state) == (1, 1, JobState.FINISHED)
 
 
@@ -376,4 +376,4 @@ def test_users_do_not_see_each_others_jobs(grid: SmallGrid) -> None:
     with pytest.raises(NotFound):
         job_views.job(grid.engine, UserId(2), job, {})
     assert job_views.jobs_of(grid.engine, UserId(2), 10, {}).jobs == ()
-    assert [each.id for each in job_views.jobs_of(grid.engine, UserId(1), 10, {}).jobs] == [job]
+    assert [each.id for each in job_views.jobs_of(grid.engine, UserId(REQUESTER), 10, {}).jobs] == [job]

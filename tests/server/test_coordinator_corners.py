@@ -12,7 +12,7 @@ from xwgrid_server import job_views
 from xwgrid_server.calls import Call
 from xwgrid_server.database import open_engine
 
-from tests.server.small_grid import SPEC, SmallGrid, digest_job, facts, finished, right
+from tests.server.small_grid import REQUESTER, SPEC, SmallGrid, digest_job, facts, finished, right
 from xwgrid.model import Cause, HostId, JobId, ResultFile, TaskNumber, TaskState, UserId
 from xwgrid.wire import Failed, Held, TaskView, WorkAnswer, WorkRequest
 
@@ -27,7 +27,7 @@ def grid(database_url: str) -> Iterator[SmallGrid]:
 
 
 def task(grid: SmallGrid, job: JobId) -> TaskView:
-    return job_views.task(grid.engine, UserId(1), job, TaskNumber(0), {})
+    return job_views.task(grid.engine, UserId(REQUESTER), job, TaskNumber(0), {})
 
 
 def test_a_task_that_was_agreed_a_moment_ago_is_not_given_again(grid: SmallGrid) -> None:
@@ -54,7 +54,7 @@ def test_a_retry_counts_the_late_replicas_of_the_first_try(grid: SmallGrid) -> N
     for host in (1, 2, 3):
         grid.call(host, reports=[(leases[host], FAILURE)])
     assert task(grid, job).state is TaskState.FAILED
-    grid.coordinator.retry_job(UserId(1), job)
+    grid.coordinator.retry_job(UserId(REQUESTER), job)
     with grid.engine.connect() as connection:
         assert connection.execute(select(tasks.c.wanted).where(tasks.c.job_id == job)).scalar_one() == 3
 
@@ -77,7 +77,7 @@ def test_progress_is_forgotten_with_a_cancelled_job(grid: SmallGrid) -> None:
     held = WorkRequest(call=5, held=(Held(replica=lease.replica, done=0.5),))
     grid.coordinator.serve([Call(HostId(1), held)], [], grid.now)
     assert grid.coordinator.progress == {lease.replica: 0.5}
-    grid.coordinator.cancel_job(UserId(1), job, grid.now)
+    grid.coordinator.cancel_job(UserId(REQUESTER), job, grid.now)
     assert grid.coordinator.progress == {}
 
 

@@ -17,7 +17,7 @@ from xwgrid_server.calls import LeaseTerms
 from xwgrid_server.database import open_engine
 from xwgrid_server.dispatcher import Dispatcher
 
-from tests.server.small_grid import SPEC, SmallGrid, digest_job, facts, finished, right
+from tests.server.small_grid import REQUESTER, SPEC, SmallGrid, digest_job, facts, finished, right
 from xwgrid.errors import GridError, Unavailable
 from xwgrid.model import Digest, HostId, JobId, JobRequest, ResultFile, TaskNumber, UserId
 from xwgrid.wire import Report, WorkAnswer, WorkRequest
@@ -83,13 +83,13 @@ class Rig:
         self.writer = OneAtATime()
         writer: Any = self.writer
         reader: Any = NoPictures()
-        self.dispatcher = Dispatcher(self.reactor, engine, reader, LeaseTerms(), writer)
+        self.dispatcher = Dispatcher(self.reactor, engine, reader, LeaseTerms(), writer=writer)
         started = Deferred.fromCoroutine(self.dispatcher.start())
         self.writer.run()
         assert started.called
 
     def submit(self, request: JobRequest) -> Deferred[JobId]:
-        return self.dispatcher.submit(UserId(1), request, SPEC, {SPEC})
+        return self.dispatcher.submit(UserId(REQUESTER), request, SPEC, {SPEC})
 
     def ask(self, host: int, wait: float = 50.0) -> Deferred[WorkAnswer]:
         call = msgspec.structs.replace(self.grid.request(host, want=1), wait_seconds=wait, facts=facts())
@@ -283,7 +283,7 @@ def test_a_failed_update_of_jobs_is_not_silent(rig: Rig) -> None:
     job = result(submitted)
     with rig.grid.engine.begin() as connection:
         connection.execute(update(jobs).values(state="finished", finished_at=1.0))
-    cancelled = rig.dispatcher.cancel(UserId(1), job)
+    cancelled = rig.dispatcher.cancel(UserId(REQUESTER), job)
     rig.writer.run()
     assert "nothing to cancel" in str(result(cancelled).value)
 

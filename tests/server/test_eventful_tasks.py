@@ -8,7 +8,7 @@ import pytest
 from xwgrid_server import job_views
 from xwgrid_server.database import open_engine
 
-from tests.server.small_grid import SmallGrid, digest_job
+from tests.server.small_grid import REQUESTER, SmallGrid, digest_job
 from xwgrid.model import Cause, JobId, UserId
 from xwgrid.wire import Failed, HandedBack
 
@@ -23,7 +23,7 @@ def grid(database_url: str) -> Iterator[SmallGrid]:
 
 def eventful(grid: SmallGrid, job: JobId) -> list[int]:
     """Return the numbers of the job's tasks with something to tell."""
-    found = job_views.tasks_of(grid.engine, UserId(1), job, {}, eventful=True)
+    found = job_views.tasks_of(grid.engine, UserId(REQUESTER), job, {}, eventful=True)
     return [task.number for task in found.tasks]
 
 
@@ -41,4 +41,4 @@ def test_only_tasks_with_something_to_tell_are_told(grid: SmallGrid) -> None:
     found = eventful(grid, job)
     assert len(found) == 2
     assert found[0] == returned.task
-    assert job_views.tasks_of(grid.engine, UserId(1), job, {}, eventful=True, limit=1).next_after == found[0]
+    assert job_views.tasks_of(grid.engine, UserId(REQUESTER), job, {}, eventful=True, limit=1).next_after == found[0]

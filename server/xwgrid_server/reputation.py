@@ -1,0 +1,131 @@
+"""What one batch learns about hosts: their standing, their credit, and the grid's climate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from xwgrid import trust
+from xwgrid.applications.registry import application_of
+from xwgrid.model import HostId, Instant, Seconds
+from xwgrid.ready_tasks import JobCard
+from xwgrid.trust import NEWCOMER, Climate, Grid, Standing
+from xwgrid.voting import Attempt
+from xwgrid_server.store import CreditChange, StandingChange
+
+
+class Reputation:
+    """The standings of all hosts a batch has to do with, as they will be once it is written."""
+
+    def __init__(self, climate: Climate, hosts: int, now: Instant) -> None:
+        self.grid = Grid(climate, hosts, now)
+        self.standings: dict[HostId, Standing] = {}
+        self.caught: list[HostId] = []  # set aside in this batch
+        self._changed: set[HostId] = set()
+        self._credits: dict[tuple[HostId, str], CreditChange] = {}
+        self._met_something = False
+
+    def know(self, standings: Mapping[HostId, Standing]) -> None:
+        """Take what the store says of hosts that are not known here yet."""
+        for host, standing in standings.items():
+            self.standings.setdefault(host, standing)
+
+    def of(self, host: HostId) -> Standing:
+        """Return how a host stands."""
+        return self.standings.get(host, NEWCOMER)
+
+    def right(self, card: JobCard, attempt: Attempt, mean_seconds: Seconds, *, checked: bool) -> Seconds | None:
+        """Reward a replica that was right: return the credit it gets, None for none beyond what it has.
+
+        `checked` says whether anybody but its own host looked at it. A private job earns its hosts nothing.
+        """
+        if card.request.private or attempt.credit > 0:
+            return None
+        share = trust.share_of_frame(attempt.strips)
+        units = trust.worth(attempt.seconds, share) if checked else 0.0
+        before = self.of(attempt.host)
+        after = trust.after_valid(before, units, card.owner, test=attempt.is_test)
+        self._change(attempt.host, after)
+        if attempt.audits is None and checked:
+            self._met_result(before)
+        if not checked:
+            return None
+        credit = (mean_seconds or attempt.seconds) * share
+        self._credit(card, attempt.host, credit, 1)
+        return credit
+
+    def wrong(self, card: JobCard, attempt: Attempt, chance: float) -> Seconds | None:
+        """Blame a replica that was wrong; `chance` is that of catching it. Return its credit if that changed."""
+        if card.request.private:
+            return None
+        before = self.of(attempt.host)
+        after = trust.after_wrong(before, self.grid.now, test=attempt.is_test)
+        self._change(attempt.host, after)
+        caught = after.quarantines > before.quarantines
+        if caught:
+            self.caught.append(attempt.host)
+        if attempt.audits is None:
+            self._met_result(before)
+        climate = self.grid.climate
+        if self._was_trusted(before):
+            climate = trust.met_lie(climate, chance)
+        self._met(trust.met_liar(climate) if caught else climate)
+        if attempt.credit > 0:
+            self._credit(card, attempt.host, -attempt.credit, -1)
+            return 0.0
+        return None
+
+    def accuse(self, host: HostId) -> None:
+        """Suspect a host whose result, or audit, is disputed, until the vote."""
+        standing = self.of(host)
+        if standing.suspected_until is None or standing.suspected_until < self.grid.now:
+            self._change(host, trust.accused(standing, self.grid.now))
+
+    def audited_again(self, host: HostId) -> None:
+        """Note that what a caught host had accepted is being looked at again."""
+        self._change(host, self.of(host)._replace(audit_again=False))
+
+    def changes(self) -> list[StandingChange]:
+        """Return the standings to be written."""
+        return [
+            StandingChange(
+                host=host,
+                **{**standing._asdict(), "earned": msgspec.json.encode(dict(standing.earned)).decode()},
+            )
+            for host, standing in ((host, self.standings[host]) for host in sorted(self._changed))
+        ]
+
+    def credits(self) -> list[CreditChange]:
+        """Return the credit to be added."""
+        return list(self._credits.values())
+
+    def climate_change(self) -> Climate | None:
+        """Return the climate if it changed."""
+        return self.grid.climate if self._met_something else None
+
+    def _was_trusted(self, standing: Standing) -> bool:
+        """Say whether nothing but the present accusation speaks against a host."""
+        return not trust.is_suspect(standing._replace(suspected_until=None), self.grid.now)
+
+    def _met_result(self, before: Standing) -> None:
+        if self._was_trusted(before):
+            self._met(trust.met_result(self.grid.climate))
+
+    def _met(self, climate: Climate) -> None:
+        self.grid = self.grid._replace(climate=climate)
+        self._met_something = True
+
+    def _change(self, host: HostId, standing: Standing) -> None:
+        self.standings[host] = standing
+        self._changed.add(host)
+
+    def _credit(self, card: JobCard, host: HostId, seconds: Seconds, results: int) -> None:
+        application = application_of(card.request).name
+        before = self._credits.get((host, application))
+        self._credits[host, application] = CreditChange(
+            host=host,
+            application=application,
+            seconds=seconds + (before.seconds if before else 0.0),
+            results=results + (before.results if before else 0),
+        )

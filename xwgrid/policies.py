@@ -1,0 +1,210 @@
+"""How a job's results are checked: fixed replication, credibility, audits, and BOINC's rule for comparison.
+
+Each policy takes a task's attempts and what is known of their hosts, and returns a verdict. Whatever a policy finds
+disputed is settled by the vote of `xwgrid.voting`, with a quorum of at least two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, assert_never
+
+from xwgrid import auditing, voting
+from xwgrid.errors import BadInput
+from xwgrid.lifecycle import LIVE
+from xwgrid.model import Audit, Boinc, Credibility, Fixed, HostId, JobRequest, Policy, ReplicaId, ReplicaState
+from xwgrid.trust import (
+    NEWCOMER,
+    Grid,
+    Standing,
+    doubt,
+    friends_share,
+    is_suspect,
+    missing_probability,
+    strips_needed,
+)
+from xwgrid.voting import Attempt, AuditOrder, Undecided, Verdict
+
+# Two results that differ cannot be told apart by one of them.
+_LEAST_QUORUM: Final = 2
+# A frame whose parts cannot be rendered, though the whole can, is replicated instead.
+AUDITS_THAT_MAY_FAIL: Final = 2
+# Beyond so many replicas that agree, credibility says that its doubts are of another kind, and accepts.
+_MOST_REPLICAS: Final = 5
+
+
+class Lot(Protocol):
+    """Draws a number in [0, 1) that is the same whenever the same is asked, and that nobody outside can foretell."""
+
+    def __call__(self, *what: str | int) -> float:
+        """Return the number drawn for `what`."""
+
+
+class Case(NamedTuple):
+    """One open task, and all a policy may look at."""
+
+    request: JobRequest
+    rows: int | None  # height of its picture, None when it cannot be rendered in parts
+    attempts: Sequence[Attempt]
+    ordered: Sequence[AuditOrder]  # audits asked for, and not taken by anybody
+    standings: Mapping[HostId, Standing]
+
+
+def policy_of(request: JobRequest) -> Policy:
+    """Return a job's policy. The server writes its default into every job, so that only bare requests lack one."""
+    return request.policy or Fixed()
+
+
+def replicas_at_first(request: JobRequest) -> int:
+    """Return how many replicas a fresh task wants."""
+    return request.replicas if isinstance(policy_of(request), Fixed) else 1
+
+
+def uses_standing(request: JobRequest) -> bool:
+    """Say whether results are accepted by the standing of their hosts: then new ones begin with a test."""
+    return not isinstance(policy_of(request), Fixed)
+
+
+def quorum_of(request: JobRequest) -> int:
+    """Return how many equal results win a vote: of a job that is not replicated from the start, at least two."""
+    return request.quorum if isinstance(policy_of(request), Fixed) else max(_LEAST_QUORUM, request.quorum)
+
+
+def check_epsilon(epsilon: float) -> float:
+    """Return `epsilon`. Raises BadInput unless it is above 0 and at most 0.5."""
+    if not 0 < epsilon <= 0.5:  # not-a-number is neither
+        raise BadInput(f"epsilon {epsilon} is no chance to put up with: it must be above 0 and at most 0.5, say 0.001")
+    return epsilon
+
+
+def decide(case: Case, grid: Grid, lot: Lot) -> Verdict:
+    """Return the verdict on an open task by its job's policy."""
+    policy = policy_of(case.request)
+    if isinstance(policy, Fixed):
+        return voting.decide(case.attempts, replicas=case.request.replicas, quorum=case.request.quorum)
+    tally = voting.count(case.attempts)
+    quorum = quorum_of(case.request)
+    if tally.most == 0 or tally.disputed:
+        if tally.is_majority(quorum):
+            return voting.agreed(case.attempts, tally.best)
+        at_first = quorum if tally.disputed else 1
+        return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(at_first, at_first))
+    match policy:
+        case Audit():
+            return _audited(case, policy, tally, grid, lot)
+        case Credibility():
+            return _credible(case, policy, tally, grid)
+        case Boinc():
+            return _boinc(case, policy, tally, lot)
+    assert_never(policy)
+
+
+# --- audits -----------------------------------------------------------------------------------------------------
+
+
+def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lot) -> Verdict:
+    """All that is in the box agrees: accept it, or look closer."""
+    quorum = quorum_of(case.request)
+    if tally.most >= quorum:
+        return voting.agreed(case.attempts, tally.best)
+    failed = sum(a.state is ReplicaState.FAILED and a.audits is not None for a in case.attempts)
+    if case.rows is None or failed >= AUDITS_THAT_MAY_FAIL:
+        return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
+    author = _author(case.attempts)
+    strip = auditing.strip_rows(case.rows) / case.rows
+    reach = min(1.0, policy.share + strip)
+    author_doubt = doubt(case.standings.get(author.host, NEWCOMER), grid)
+    needed = strips_needed(author_doubt, policy.epsilon, reach, friends_share(grid))
+    done, out = _strips(case, author.replica, grid)
+    if done >= needed:
+        return voting.agreed(case.attempts, tally.best)
+    missing = needed - done - out
+    if missing <= 0:
+        return Undecided(0, tuple(case.ordered))
+    hopeless = voting.hopeless(case.attempts, tally)
+    if hopeless is not None:
+        return hopeless
+    # The place is drawn now that the result is here; a later look at the same result gets other places.
+    strips = auditing.lay_strips(case.rows, missing, lot("strips", author.replica, done, out, len(case.attempts)))
+    dealt = (AuditOrder(author.replica, auditing.written(each)) for each in auditing.deal(strips))
+    return Undecided(0, (*case.ordered, *dealt))
+
+
+def _author(attempts: Sequence[Attempt]) -> Attempt:
+    ballots = (a for a in attempts if a.audits is None and a.state is ReplicaState.VOTING and a.fingerprint is not None)
+    return min(ballots, key=lambda attempt: attempt.replica)
+
+
+def _strips(case: Case, author: ReplicaId, grid: Grid) -> tuple[int, int]:
+    """Return the strips that fit, and those still out. Those of an auditor who was wrong lately count for nothing."""
+    done = 0
+    out = sum(map(_number_of_strips, (order.strips for order in case.ordered if order.audits == author)))
+    for attempt in case.attempts:
+        if attempt.audits != author or attempt.strips is None:
+            continue
+        if attempt.state in LIVE:
+            out += _number_of_strips(attempt.strips)
+        elif attempt.state is ReplicaState.VOTING and not is_suspect(
+            case.standings.get(attempt.host, NEWCOMER), grid.now
+        ):
+            done += _number_of_strips(attempt.strips)
+    return done, out
+
+
+def _number_of_strips(written: str) -> int:
+    return written.count(",") + 1
+
+
+def chance_of_catching(request: JobRequest, rows: int | None, attempts: Sequence[Attempt], loser: Attempt) -> float:
+    """Return the chance with which the checks of a task catch a lie such as `loser` told: for the grid's climate."""
+    policy = policy_of(request)
+    if not isinstance(policy, Audit) or rows is None:
+        return 1.0
+    # How much of the frame the lie altered is known where a full replica was laid beside it.
+    full = [a for a in attempts if a.audits is None]
+    beside = [a.differences[loser.replica] for a in full if loser.replica in a.differences]
+    beside += [share for a in full for share in (loser.differences.get(a.replica),) if share is not None]
+    altered = max(beside, default=policy.share)
+    strips = sum(
+        _number_of_strips(a.strips) for a in attempts if a.audits == loser.replica and a.strips and a.differences
+    )
+    reach = min(1.0, altered + auditing.strip_rows(rows) / rows)
+    return 1.0 - missing_probability(strips, reach, 0.0) if strips else 1.0
+
+
+# --- credibility ------------------------------------------------------------------------------------------------
+
+
+def _credible(case: Case, policy: Credibility, tally: voting.Tally, grid: Grid) -> Verdict:
+    """Accept what is wrong with a chance below epsilon: its least doubted voter lies, and all others are friends.
+
+    After Sarmenta, Sabotage-tolerance mechanisms for volunteer computing systems (2002), section 4, with voters that
+    may collude: two give the same wrong result only together.
+    """
+    doubts = [
+        doubt(case.standings.get(attempt.host, NEWCOMER), grid)
+        for attempt in case.attempts
+        if attempt.audits is None and attempt.state is ReplicaState.VOTING
+    ]
+    wrong = min(doubts) * friends_share(grid) ** (tally.most - 1)
+    if wrong <= policy.epsilon or tally.most >= _MOST_REPLICAS:
+        return voting.agreed(case.attempts, tally.best)
+    return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(tally.most + 1, tally.most + 1))
+
+
+# --- BOINC's rule -----------------------------------------------------------------------------------------------
+
+
+def _boinc(case: Case, policy: Boinc, tally: voting.Tally, lot: Lot) -> Verdict:
+    """BOINC's adaptive replication: a trusted host's result is replicated with the chance 1 / (valid ones in a row).
+
+    Source: BOINC wiki, AdaptiveReplication; sched/validator and credit code of BOINC 7.
+    """
+    quorum = quorum_of(case.request)
+    author = _author(case.attempts)
+    streak = case.standings.get(author.host, NEWCOMER).streak
+    if tally.most >= quorum or (
+        tally.most == 1 and streak >= policy.trusted_after and lot("boinc", author.replica) >= 1.0 / streak
+    ):
+        return voting.agreed(case.attempts, tally.best)
+    return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))

@@ -1,0 +1,283 @@
+"""How far a host is trusted, kept by small steps, and how closely its results must be looked at.
+
+Three facts decide how likely a result is a lie before anybody looked at it (`doubt`): whether its host has proved
+itself (`Standing`), whether it was wrong lately, and how many lies of proven hosts the whole grid has met lately
+(`Climate`). The last one is what makes checking cheap: as long as nobody lies one strip a frame is enough, and with the
+first lie that is caught everybody is looked at closely, until no more are found. docs/trust.md has the arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from xwgrid.model import Instant, Seconds, UserId
+
+# --- what a host has to do to be trusted ------------------------------------------------------------------------
+
+# A validated result is worth one unit when it took a minute of the device; less when it took less.
+UNIT: Final[Seconds] = 60.0
+# Units until a host counts as proven.
+PROVEN: Final = 10.0
+# One requester's jobs are worth this much at most: PROVEN takes three requesters at least.
+UNITS_A_REQUESTER: Final = 4.0
+# A proven host that was wrong once is looked at as closely as a new one for so many units.
+PROBATION: Final = 20.0
+# Wrong results on a host's record that set it aside. A failed test does so at once.
+WRONG_RESULTS: Final = 2
+# The first time a host is set aside it is for a day, then for two, four, …
+QUARANTINE: Final[Seconds] = 86_400.0
+LONGEST_QUARANTINE: Final[Seconds] = 64 * QUARANTINE
+# A host whose result differs from an audit is under suspicion until the vote, or at most so long.
+SUSPICION: Final[Seconds] = 86_400.0
+
+# What a strip costs its host, in frames: about 0.015 beside its area (facts in docs/trust.md).
+STRIP_WORTH: Final = 0.02
+
+# --- how likely a lie is ----------------------------------------------------------------------------------------
+
+# Of a host that has proved nothing, one result in twenty is taken for a lie.
+NEWCOMERS_DOUBT: Final = 0.05
+# Of one that was wrong lately, one in ten: bad memory and bad intentions look alike at first.
+SUSPECTS_DOUBT: Final = 0.1
+# Where a result and an audit differ, one of the two is wrong.
+ACCUSED_DOUBT: Final = 0.5
+# Before anything is known of a grid, one result in 2,000 is taken for a lie: a Gamma prior with shape 1/2, rate 1000.
+LIES_BEFOREHAND: Final = 0.5
+RESULTS_BEFOREHAND: Final = 1_000.0
+# Results after which what was met before counts by 1/e.
+MEMORY_OF_RESULTS: Final = 20_000.0
+# One host in a hundred is taken for a liar's friend beforehand, with the weight of a hundred hosts.
+FRIENDS_BEFOREHAND: Final = 1.0
+HOSTS_BEFOREHAND: Final = 100.0
+# A host that is caught is rarely alone, but half of the grid lying together is beyond any vote.
+MOST_FRIENDS: Final = 0.5
+# Layers of strips over one frame: beyond this a full replica says more.
+MOST_LAYERS: Final = 3
+
+
+class Standing(NamedTuple):
+    """What a host's results so far say of it. One row of the table `standings`; a new host has none."""
+
+    # Units of validated device time, by requester, none counting for more than UNITS_A_REQUESTER. No longer kept when
+    # they make PROVEN.
+    earned: Mapping[UserId, float] = MappingProxyType({})
+    proven: bool = False
+    valid: int = 0
+    wrong: int = 0  # results that lost a vote or failed a test, all in all
+    streak: int = 0  # valid results since the last wrong one
+    on_record: int = 0  # wrong results not yet outlived
+    since_wrong: float = 0.0  # units since the last wrong result
+    suspected_until: Instant | None = None  # a result of it differs from an audit, and the vote is still out
+    quarantined_until: Instant | None = None
+    quarantines: int = 0
+    vouched: bool = False  # by the operator, for hosts of a private grid
+    tested: bool = False  # has done a task whose answer was known, and was right
+    audit_again: bool = False  # it was caught, and what it had accepted is still to be looked at
+
+
+NEWCOMER: Final = Standing()
+
+
+class Climate(NamedTuple):
+    """What the grid has met lately; every number fades with MEMORY_OF_RESULTS."""
+
+    results: float = 0.0  # that were checked, of hosts nobody doubted before
+    lies: float = 0.0  # among these: each that was caught counts for those that slipped through
+    liars: float = 0.0  # hosts that were caught
+
+
+class Grid(NamedTuple):
+    """What a decision about one result may look at beside its attempts."""
+
+    climate: Climate
+    hosts: int  # seen lately
+    now: Instant
+
+
+def is_proven(standing: Standing) -> bool:
+    """Say whether a host has done enough for enough requesters, or an operator vouched for it."""
+    return standing.vouched or standing.proven
+
+
+def is_quarantined(standing: Standing, now: Instant) -> bool:
+    """Say whether a host is set aside."""
+    return standing.quarantined_until is not None and now < standing.quarantined_until
+
+
+def is_suspect(standing: Standing, now: Instant) -> bool:
+    """Say whether a host was wrong lately, or is accused of it just now."""
+    return is_accused(standing, now) or standing.on_record > 0 or is_quarantined(standing, now)
+
+
+def is_accused(standing: Standing, now: Instant) -> bool:
+    """Say whether one of a host's results is disputed, and the vote still out."""
+    return standing.suspected_until is not None and now < standing.suspected_until
+
+
+def doubt(standing: Standing, grid: Grid) -> float:
+    """Return the chance that the next result of a host is a lie, before anybody looks at it."""
+    if is_quarantined(standing, grid.now):
+        return 1.0
+    rate = lie_rate(grid.climate)
+    if is_accused(standing, grid.now):
+        return max(ACCUSED_DOUBT, rate)
+    if standing.on_record:
+        return max(SUSPECTS_DOUBT, rate)
+    return rate if is_proven(standing) else max(NEWCOMERS_DOUBT, rate)
+
+
+def lie_rate(climate: Climate) -> float:
+    """Return the rate of lies among the results of hosts nobody doubts: the mean of the Gamma posterior."""
+    return min(1.0, (LIES_BEFOREHAND + climate.lies) / (RESULTS_BEFOREHAND + climate.results))
+
+
+def friends_share(grid: Grid) -> float:
+    """Return the chance that an auditor is a friend of the liar it audits, and passes the lie."""
+    return min(MOST_FRIENDS, (FRIENDS_BEFOREHAND + grid.climate.liars) / (HOSTS_BEFOREHAND + grid.hosts))
+
+
+# --- how many strips --------------------------------------------------------------------------------------------
+
+
+def missing_probability(strips: int, reach: float, friends: float) -> float:
+    """Return the chance that no honest auditor meets a lie.
+
+    `strips` are evenly spaced, each meets a lie with the chance `reach`, and each auditor is the liar's friend with the
+    chance `friends`. Strips beyond 1 / reach lie in a second layer, done by others.
+    """
+    layers, rest = divmod(strips * reach, 1.0)
+    missed: float = friends**layers * (1.0 - rest * (1.0 - friends))
+    return missed
+
+
+def strips_needed(doubted: float, epsilon: float, reach: float, friends: float) -> int:
+    """Return the fewest strips after which a result that is a lie with chance `doubted` is one with chance ≤ epsilon.
+
+    At least one, which meets every error that spoils the whole frame; at most MOST_LAYERS layers.
+    """
+    most = math.ceil(MOST_LAYERS / reach)
+    allowed = epsilon / doubted if doubted > 0 else 1.0
+    if allowed >= 1.0:
+        return 1
+    layer = 0
+    while layer < MOST_LAYERS and friends ** (layer + 1) > allowed:
+        layer += 1
+    rest = (1.0 - allowed / friends**layer) / (1.0 - friends)
+    return max(1, min(most, math.ceil((layer + rest) / reach - 1e-9)))
+
+
+# --- what a verdict does ----------------------------------------------------------------------------------------
+
+
+def worth(seconds: Seconds, share: float = 1.0) -> float:
+    """Return the units of a validated result that took its device this long; `share` is its part of a frame."""
+    return min(1.0, seconds / UNIT) * share
+
+
+def after_valid(standing: Standing, units: float, requester: UserId, *, test: bool = False) -> Standing:
+    """Return the standing after a result of one of `requester`'s public jobs was validated, worth `units`."""
+    since = standing.since_wrong + units
+    outlived = standing.on_record > 0 and since >= PROBATION
+    earned, proven = standing.earned, standing.proven
+    if not proven and units > 0:
+        earned = {**earned, requester: min(UNITS_A_REQUESTER, earned.get(requester, 0.0) + units)}
+        if sum(earned.values()) >= PROVEN:
+            earned, proven = {}, True
+    return standing._replace(
+        earned=earned,
+        proven=proven,
+        valid=standing.valid + 1,
+        streak=standing.streak + 1,
+        since_wrong=since,
+        on_record=0 if outlived else standing.on_record,
+        suspected_until=None,
+        tested=standing.tested or test,
+    )
+
+
+def share_of_frame(strips: str | None) -> float:
+    """Return what part of a frame's work a replica did: an audit's `strips`, or all of it."""
+    return 1.0 if strips is None else min(1.0, (strips.count(",") + 1) * STRIP_WORTH)
+
+
+def after_wrong(standing: Standing, now: Instant, *, test: bool = False) -> Standing:
+    """Return the standing after a result lost a vote, or a test.
+
+    A host caught again is set aside; it comes back with nothing, and has to prove itself anew.
+    """
+    wrong = standing._replace(
+        wrong=standing.wrong + 1,
+        streak=0,
+        on_record=standing.on_record + 1,
+        since_wrong=0.0,
+        suspected_until=None,
+    )
+    if is_quarantined(standing, now):
+        return wrong  # for something it did before
+    return quarantined(wrong, now) if test or wrong.on_record >= WRONG_RESULTS else wrong
+
+
+def quarantined(standing: Standing, now: Instant, seconds: Seconds | None = None) -> Standing:
+    """Return the standing of a host that is set aside: for `seconds`, or longer each time."""
+    if seconds is None:
+        seconds = min(QUARANTINE * 2**standing.quarantines, LONGEST_QUARANTINE)
+    return standing._replace(
+        earned={},
+        proven=False,
+        since_wrong=0.0,
+        on_record=1,
+        quarantined_until=now + seconds,
+        quarantines=standing.quarantines + 1,
+        suspected_until=None,
+        tested=False,
+        audit_again=True,
+    )
+
+
+def accused(standing: Standing, now: Instant) -> Standing:
+    """Return the standing of a host whose result differs from an audit, until the vote."""
+    return standing._replace(suspected_until=now + SUSPICION)
+
+
+def met_result(climate: Climate) -> Climate:
+    """Return the climate after one more result was checked."""
+    kept = 1.0 - 1.0 / MEMORY_OF_RESULTS
+    return Climate(climate.results * kept + 1.0, climate.lies * kept, climate.liars * kept)
+
+
+def met_lie(climate: Climate, chance: float) -> Climate:
+    """Return the climate after a wrong result was caught that had the chance `chance` of being caught.
+
+    It stands for the 1 / chance lies that were told until one was caught (Horvitz and Thompson, 1952).
+    """
+    return climate._replace(lies=climate.lies + 1.0 / max(chance, 0.01))
+
+
+def met_liar(climate: Climate) -> Climate:
+    """Return the climate after a host was set aside."""
+    return climate._replace(liars=climate.liars + 1.0)
+
+
+def told(standing: Standing, now: Instant) -> str:
+    """Return, in one sentence, how a host stands and why."""
+    if is_quarantined(standing, now) and standing.quarantined_until is not None:
+        hours = (standing.quarantined_until - now) / 3_600
+        return f"set aside for {hours:.1f} more hours: {standing.wrong} of its results were wrong"
+    if is_accused(standing, now):
+        return "under suspicion: one of its results differs from an audit, and the vote is still out"
+    if standing.on_record:
+        return (
+            f"on probation: {standing.on_record} of its results was wrong; "
+            f"{PROBATION - standing.since_wrong:.1f} more units of validated work outlive that"
+        )
+    if standing.vouched:
+        return "trusted: the operator vouches for it"
+    if is_proven(standing):
+        return f"proven: {standing.valid} results validated, {standing.wrong} wrong"
+    return (
+        f"new: {sum(standing.earned.values()):.1f} of {PROVEN:.0f} units of validated work, "
+        f"of which one requester's jobs count for {UNITS_A_REQUESTER:.0f} at most"
+    )
