@@ -5,6 +5,7 @@ The standard library and bpy alone, Python 3.10 or newer, Blender 3.4 or newer.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,10 +279,14 @@ def _check_saved_by(name: str, version: tuple[int, ...] | None) -> None:
 
 
 def _instruction_set() -> str:
-    """Return the CPU kernel Cycles uses here, "AVX2"; "unknown" where Blender was built without Cycles."""
+    """Return the CPU kernel Cycles uses here: "AVX2", "baseline" for the oldest; "unknown" in a build without Cycles."""
     try:
         import _cycles  # noqa: PLC0415  # not in every build
     except ImportError:
         return "unknown"
-    match = re.search(r"CPU device capabilities:\s*(.+)", _cycles.system_info())
-    return match[1].strip() if match else "unknown"
+    match = re.search(r"CPU device capabilities:[ \t]*(.*)", _cycles.system_info())
+    if match is None:
+        return "unknown"
+    # What the processor can do. Cycles does without what these variables forbid, and does not say so.
+    used = [name for name in match[1].split() if f"CYCLES_CPU_NO_{name}" not in os.environ]
+    return " ".join(used) or "baseline"
