@@ -310,3 +310,20 @@ climate = Table(
     CheckConstraint("id = 1", name="one"),
     comment="What the grid has met lately: xwgrid.trust.Climate.",
 )
+
+tolerances = Table(
+    "tolerances",
+    metadata,
+    Column("application", String(200), primary_key=True),
+    Column("class_a", String(200), primary_key=True, comment="the one of the two that sorts first, by code points"),
+    Column("class_b", String(200), primary_key=True),
+    Column("share", Double, nullable=False, comment="of all channels, those that may differ, 0 to 1"),
+    Column("largest", Double, nullable=False, comment="difference of a channel, in steps of 255"),
+    Column("block", Double, nullable=False, comment="difference of the means of blocks of 8 x 8 pixels, in steps"),
+    Column("measured_at", Double, nullable=False),
+    Column("samples", Integer, nullable=False, comment="pairs of pictures it was measured on"),
+    Column("margin", Double, nullable=False, comment="factor on the largest distances that were seen"),
+    Column("excepted", Text, nullable=False, server_default="[]", comment="JSON: kinds of frames it does not cover"),
+    CheckConstraint("class_a <> class_b", name="two_classes"),
+    comment="How far apart honest results of two classes may lie: xwgrid.tolerances.Tolerance. None: votes do not mix.",
+)
