@@ -18,7 +18,7 @@ from xwgrid.errors import BadInput
 # (docs/trust.md), so thinner ones would save nothing, and thicker ones hardly meet more.
 STRIP_SHARE: Final = 1 / 500
 LEAST_ROWS: Final = 2
-# Strips one auditor renders: few enough that neighbouring ones are of different owners.
+# Strips one auditor renders where there are enough of them: neighbouring ones are then of different owners.
 STRIPS_AN_AUDIT: Final = 5
 
 _STRIP = re.compile(r"(?P<first>[0-9]{1,6})\+(?P<rows>[0-9]{1,6})")
@@ -55,9 +55,9 @@ def lay_strips(height: int, count: int, chance: float) -> tuple[Strip, ...]:
     return tuple(Strip(begin, rows) for begin in begins)
 
 
-def deal(strips: Sequence[Strip]) -> tuple[tuple[Strip, ...], ...]:
-    """Return the strips of each audit: of several audits, neighbouring strips are never in the same."""
-    audits = -(-len(strips) // STRIPS_AN_AUDIT)
+def deal(strips: Sequence[Strip], most: int) -> tuple[tuple[Strip, ...], ...]:
+    """Return the strips of each audit, of `most` at most: neighbouring strips are never in the same of several."""
+    audits = max(1, min(-(-len(strips) // STRIPS_AN_AUDIT), most))
     return tuple(tuple(strips[audit::audits]) for audit in range(audits))
 
 

@@ -24,7 +24,7 @@ PATIENCE_TASKS: Final = 2.0
 PATIENCE: Final[Seconds] = 30.0
 # With fewer others about, a liar's friend is as good as certain to be drawn.
 LEAST_OWNERS: Final = 3
-MOST_DRAWS: Final = 3  # offers of one task that may run out
+MOST_DRAWS: Final = 3  # times that offers of one task may run out
 # Owners looked at for one that has the scene loaded, or is proven; and for one that may have it at all.
 _LOOKED_AT: Final = 4
 _MOST_LOOKED_AT: Final = 24
@@ -82,7 +82,7 @@ class Lottery:
         self._due: list[tuple[Instant, Key]] = []
         self._offers: dict[UserId, dict[Key, Instant]] = {}
         self._offered: dict[Key, dict[UserId, Instant]] = {}
-        self._expired: dict[Key, int] = {}  # of every task in the lottery: offers that were not taken in time
+        self._expired: dict[Key, int] = {}  # of every task in the lottery: times that offers of it ran out
         self._awaited: set[Key] = set()  # tasks for which a draw is coming
 
     def enough(self, result_class: str, besides: int) -> bool:
@@ -116,10 +116,11 @@ class Lottery:
                 continue
             self._awaited.discard(key)
             offered = self._offered.get(key, {})
-            for owner in [owner for owner, until in offered.items() if until <= now]:
+            expired = [owner for owner, until in offered.items() if until <= now]
+            for owner in expired:
                 del offered[owner]
                 self._forget(owner, key)
-                self._expired[key] += 1
+            self._expired[key] += bool(expired)
             yield key
 
     def draw(self, wish: Wish, now: Instant) -> list[UserId] | None:

@@ -48,6 +48,7 @@ class Case(NamedTuple):
     attempts: Sequence[Attempt]
     ordered: Sequence[AuditOrder]  # audits asked for, and not taken by anybody
     standings: Mapping[HostId, Standing]
+    others: int = 1_000  # owners (in a private job: hosts) about who may still look at a part of it
 
 
 def policy_of(request: JobRequest) -> Policy:
@@ -126,7 +127,10 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
         return hopeless
     # The place is drawn now that the result is here; a later look at the same result gets other places.
     strips = auditing.lay_strips(case.rows, missing, lot("strips", author.replica, done, out, len(case.attempts)))
-    dealt = (AuditOrder(author.replica, auditing.written(each)) for each in auditing.deal(strips))
+    dealt = (
+        AuditOrder(author.replica, auditing.written(each))
+        for each in auditing.deal(strips, max(1, case.others - len(case.ordered)))
+    )
     return Undecided(0, (*case.ordered, *dealt))
 
 

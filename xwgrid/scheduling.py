@@ -16,6 +16,7 @@ from random import Random
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from xwgrid.drawing import LEAST_OWNERS, Lottery, Owners, Wish
+from xwgrid.lifecycle import KEEPS_OTHERS_OUT
 from xwgrid.model import (
     Credibility,
     Digest,
@@ -32,7 +33,7 @@ from xwgrid.policies import policy_of, quorum_of, uses_standing
 from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks
 from xwgrid.trust import NEWCOMER, Standing, is_quarantined
 from xwgrid.trust import told as told_standing
-from xwgrid.voting import TASKS_A_HOST_MAY_FAIL, AuditOrder
+from xwgrid.voting import TASKS_A_HOST_MAY_FAIL, Attempt, AuditOrder
 
 WINDOW: Final = 1_000
 # Buckets a host looks at before it turns to fresh tasks. A voter is in few of them, so the first few nearly always fit.
@@ -169,6 +170,14 @@ class ReadyIndex:
     def has_private(self, owner: UserId) -> bool:
         """Say whether an owner has an open job for their own hosts alone."""
         return any(job.card.owner == owner and job.card.request.private for job in self._jobs.values())
+
+    def others(self, card: JobCard, attempts: Sequence[Attempt]) -> int:
+        """Return how many owners (in a private job: hosts) are about who take no part in a task yet."""
+        taking_part = {attempt.voter: attempt.result_class for attempt in attempts if attempt.state in KEEPS_OTHERS_OUT}
+        result_class = next(iter(taking_part.values()), "")
+        if card.request.private:
+            return max(0, self._census.seen(result_class, card.owner) - len(taking_part))
+        return max(0, self._census.count(result_class) - len(taking_part))
 
     # --- the lottery --------------------------------------------------------------------------------------------
 

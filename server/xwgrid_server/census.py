@@ -7,7 +7,7 @@ from random import Random
 from typing import ClassVar, NamedTuple
 
 from xwgrid.model import Digest, HostFacts, HostId, Instant, Program, Seconds, UserId
-from xwgrid.trust import Standing, is_proven
+from xwgrid.trust import Standing, is_proven, is_quarantined
 from xwgrid_server.store import HostRow
 
 
@@ -72,6 +72,7 @@ class Census:
         self._hosts_of: dict[UserId, dict[HostId, None]] = {}  # those that are about
         self._loaded: dict[HostId, tuple[Digest, ...]] = {}
         self._proven: set[HostId] = set()
+        self._drawable: set[HostId] = set()  # those about who are not set aside
         for row in sorted(rows, key=lambda row: row.last_seen_at or now):
             if row.state == "active":
                 self.see(row, row.facts, row.last_seen_at or now, self.MEMORY)
@@ -112,8 +113,11 @@ class Census:
         self._forget(now - self.MEMORY)
         return joined
 
-    def calls(self, host: HostId, loaded: tuple[Digest, ...], standing: Standing) -> None:
-        """Note which jobs' scenes a host has loaded, and whether it has proved itself."""
+    def calls(self, host: HostId, loaded: tuple[Digest, ...], standing: Standing, now: Instant) -> None:
+        """Note which jobs' scenes a host has loaded, and how it stands: one that is set aside is not drawn."""
+        known = self._about.get(host)
+        if known is not None and is_quarantined(standing, now) == (host in self._drawable):
+            (self._go if host in self._drawable else self._come)(host, known)
         if loaded:
             self._loaded[host] = loaded
         else:
@@ -164,6 +168,7 @@ class Census:
     # --- coming and going ---------------------------------------------------------------------------------------
 
     def _come(self, host: HostId, known: _Known) -> None:
+        self._drawable.add(host)
         self._hosts_of.setdefault(known.owner, {})[host] = None
         for result_class in _classes(known):
             urn = self._urns.get(result_class)
@@ -172,6 +177,9 @@ class Census:
             urn.put(known.owner)
 
     def _go(self, host: HostId, known: _Known) -> None:
+        if host not in self._drawable:
+            return
+        self._drawable.discard(host)
         hosts = self._hosts_of[known.owner]
         del hosts[host]
         if not hosts:

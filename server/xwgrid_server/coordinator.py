@@ -127,9 +127,9 @@ class Coordinator:
                 continue
             answer = Answer(host, call)
             answers.append(answer)
-            self._census.calls(call.host, call.request.loaded, batch.reputation.of(call.host))
             if call.news:
                 self._news(batch, facts, answer)
+            self._census.calls(call.host, call.request.loaded, batch.reputation.of(call.host), now)
         batch.decide()
         for answered in answers:
             if isinstance(answered, Answer):

@@ -54,7 +54,8 @@ class Verdicts:
     def _vote(self, task: TaskRow, attempts: list[Attempt], was: TaskState, why: str = "") -> None:
         batch = self._batch
         card = batch.card(task.job)
-        case = Case(card.request, card.rows, attempts, task.audits, batch.reputation.standings)
+        others = batch.index.others(card, attempts)
+        case = Case(card.request, card.rows, attempts, task.audits, batch.reputation.standings, others)
         verdict = policies.decide(case, batch.reputation.grid, self._lot)
         state, wanted, canonical, reason = TaskState.OPEN, 0, None, why
         audits: tuple[AuditOrder, ...] = ()
