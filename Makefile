@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 export XWGRID_RUNTIMES := $(CURDIR)/.venv-runtimes
 
-.PHONY: demo test test-all check lock clean
+.PHONY: demo test test-all check moves lock clean
 
 # An animation by three volunteers on this machine, one of whom lies and one of whom is killed in mid frame.
 demo: .venv/blender
@@ -23,7 +23,12 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/draw-moves --check
 	$(BIN)/python -m pytest -q tests/house/test_import_rules.py tests/house/test_packages.py
+
+# Draws the tables of legal moves into docs/lifecycle.md.
+moves: .venv/ready
+	$(BIN)/python tools/draw-moves
 
 # Writes requirements-dev.lock anew from the lower bounds in setup.cfg.
 lock: .venv/ready
