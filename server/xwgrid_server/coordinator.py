@@ -6,41 +6,34 @@ committed before the answer is returned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from random import Random
 
 import msgspec
 
 from xwgrid.drawing import Lots
-from xwgrid.errors import Conflict, GridError, NotFound
+from xwgrid.errors import GridError
 from xwgrid.lifecycle import ReplicaEvent
 from xwgrid.model import (
     Cause,
-    Digest,
     HostFacts,
     Instant,
-    JobId,
-    JobRequest,
-    JobState,
     ReplicaId,
     ReplicaState,
     ResultFile,
     Seconds,
     TaskNumber,
-    UserId,
 )
-from xwgrid.policies import replicas_at_first
-from xwgrid.ready_tasks import JobCard, JobProgress, pinned
+from xwgrid.ready_tasks import JobCard, pinned
 from xwgrid.scheduling import Choice, HostCard, ReadyIndex
-from xwgrid.splitting import arguments, task_count
+from xwgrid.splitting import arguments
 from xwgrid.trust import NEWCOMER, told
 from xwgrid.wire import EndedLease, Lease, WorkAnswer, WorkRequest
-from xwgrid_server.answering import Answer, Progress, named, turned_away
+from xwgrid_server.answering import Answer, named, turned_away
 from xwgrid_server.batch import Batch, others
-from xwgrid_server.calls import Call, Effects, Entered, LeaseTerms, Reading, ReadOrder, Served
+from xwgrid_server.calls import Call, Effects, LeaseTerms, Reading, ReadOrder, Served
 from xwgrid_server.census import Census
-from xwgrid_server.job_cards import JobCards
+from xwgrid_server.job_desk import JobDesk
 from xwgrid_server.reporting import take_reading, take_report, why_ended
 from xwgrid_server.reputation import Reputation
 from xwgrid_server.store import (
@@ -48,7 +41,6 @@ from xwgrid_server.store import (
     Claim,
     HostChange,
     HostRow,
-    NewJob,
     Renewal,
     ReplicaRow,
     Saved,
@@ -69,27 +61,18 @@ LONGEST_HEARTBEAT: Seconds = 600.0
 LARGEST_QUORUM = 16
 
 
-class Coordinator:
+class Coordinator(JobDesk):
     """Decides for the whole grid. One thread at a time."""
 
     def __init__(self, store: Store, terms: LeaseTerms, now: Instant, random: Random) -> None:
-        self._store = store
         self._terms = terms
         self._census = Census(store.seen_since(now - Census.MEMORY), now)
-        self._index = ReadyIndex(store.ready, self._census, random, draw_from=terms.draw_from)
+        super().__init__(store, ReadyIndex(store.ready, self._census, random, draw_from=terms.draw_from))
         # Where audits look must not be foretold: the numbers hang on a secret that lives as long as this process.
         self._lots = Lots(random.randbytes(32))
-        self._climate = store.climate()
-        self._caught = list(store.to_audit_again())
-        self._card = JobCards(store, self._index)
-        self._next_replica = store.last_replica() + 1
         # Hosts could not call while there was no server: nothing expires before they had the time to.
         self._expire_from = now + self.lease_seconds
-        self.progress = Progress()
-        self._unsure = False  # whether a step was broken off, and the index may not be what the store says
-        for row in store.unfinished_jobs():
-            if row.state is JobState.OPEN:
-                self._take_up(row.job)
+        self.start_over()
 
     @property
     def heartbeat_seconds(self) -> Seconds:
@@ -202,26 +185,6 @@ class Coordinator:
             before.wanted + batch.newly_wanted,
         )
 
-    @contextmanager
-    def _surely(self) -> Iterator[None]:
-        """Do a step that ends with the index as the store is; one that was broken off is made good before the next."""
-        if self._unsure:
-            self._start_over()
-        self._unsure = True
-        yield
-        self._unsure = False
-
-    def _start_over(self) -> None:
-        """Read the open jobs anew."""
-        self._climate = self._store.climate()
-        self._caught = list(self._store.to_audit_again())
-        self._next_replica = self._store.last_replica() + 1
-        self.progress.begin_anew()
-        jobs = {card.job for card in self._index.jobs()}
-        jobs.update(row.job for row in self._store.unfinished_jobs() if row.state is JobState.OPEN)
-        for job in sorted(jobs):
-            self._take_up(job)
-
     # --- what a call brings -------------------------------------------------------------------------------------
 
     def _news(self, batch: Batch, facts: CallFacts, answer: Answer) -> None:
@@ -296,7 +259,7 @@ class Coordinator:
 
     def _claim(self, choice: Choice, host: HostRow, now: Instant) -> Claim:
         replica = ReplicaId(self._next_replica)
-        self._next_replica += 1
+        self._next_replica = ReplicaId(replica + 1)
         return Claim(
             id=replica,
             job=choice.card.job,
@@ -359,62 +322,6 @@ class Coordinator:
             lease_seconds=self.lease_seconds,
         )
 
-    # --- jobs ---------------------------------------------------------------------------------------------------
-
-    def begin_job(
-        self, owner: UserId, request: JobRequest, spec: Digest, blobs: frozenset[Digest], now: Instant
-    ) -> JobId:
-        """Store a job whose tasks are still to be entered, by `enter` until it says that all are."""
-        return self._store.create_job(NewJob(owner, request, spec, blobs, task_count(request.split), now))
-
-    def enter(self, job: JobId, slab: int = SLAB) -> Entered:
-        """Store the next slab of a job's tasks; with the last one the job is open."""
-        row = self._store.job(job)
-        if row is None or row.state is not JobState.ENTERING:
-            return Entered(left=0, replicas=0)
-        first = self._store.entered(job)
-        if first < row.tasks:
-            last = min(first + slab, row.tasks) - 1
-            self._store.enter_tasks(job, first, last, replicas_at_first(row.request))
-            first = last + 1
-        if first == row.tasks:
-            with self._surely():
-                if self._store.open_job(job):
-                    self._take_up(job)
-        return Entered(left=row.tasks - first, replicas=row.tasks * replicas_at_first(row.request))
-
-    def cancel_job(self, user: UserId, job: JobId, now: Instant) -> None:
-        """Cancel a job. Its volunteers learn at their next call.
-
-        Raises NotFound when the user has no such job, Conflict when it has ended.
-        """
-        self._check_owner(user, job)
-        with self._surely():
-            cancelled = self._store.cancel_job(job, now)
-            if cancelled:
-                self._take_up(job)
-                self.progress.leases_ended(job)
-        if not cancelled:
-            raise Conflict(f"job {job} has ended already: there is nothing to cancel", job=job)
-
-    def retry_job(self, user: UserId, job: JobId) -> int:
-        """Open the failed tasks of a job again; return how many.
-
-        Raises NotFound when the user has no such job, Conflict when it has no failed tasks or others still run.
-        """
-        self._check_owner(user, job)
-        with self._surely():
-            opened = self._store.retry_job(job)
-            if opened:
-                self._take_up(job)
-        if not opened:
-            raise Conflict(f"job {job} has no failed tasks, or is not done with the others yet", job=job)
-        return opened
-
-    def _check_owner(self, user: UserId, job: JobId) -> None:
-        if not self._store.may_steer(user, job):
-            raise NotFound(f"you have no job {job}", job=job)
-
     def unread(self) -> list[ReadOrder]:
         """Return the results that wait to be read since before this coordinator was made."""
         orders = []
@@ -426,17 +333,3 @@ class Coordinator:
             box = self._store.boxed([(row.job, row.task)]).get((row.job, row.task), ())
             orders.append(order._replace(others=others(order, box)))
         return orders
-
-    def entering(self) -> list[JobId]:
-        """Return the jobs whose tasks are not all stored."""
-        return [row.job for row in self._store.unfinished_jobs() if row.state is JobState.ENTERING]
-
-    def _take_up(self, job: JobId) -> None:
-        """Tell the index the present truth about a job."""
-        row = self._store.job(job)
-        if row is None or row.state is not JobState.OPEN:
-            self._index.remove_job(self._card(job))
-        else:
-            live = self._store.live_leases(job)
-            progress = JobProgress(row.tasks - row.ended, row.timed, row.seconds)
-            self._index.add_job(self._card(job), self._store.host_failures(job), live, progress)
