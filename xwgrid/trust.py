@@ -76,6 +76,8 @@ class Standing(NamedTuple):
     vouched: bool = False  # by the operator, for hosts of a private grid
     tested: bool = False  # has done a task whose answer was known, and was right
     audit_again: bool = False  # it was caught, and what it had accepted is still to be looked at
+    reason: str = ""  # why the operator set it aside; "": its results are why
+    edition: int = 0  # counts the operator's changes: what was decided before one is not written
 
 
 NEWCOMER: Final = Standing()
@@ -220,8 +222,11 @@ def after_wrong(standing: Standing, now: Instant, *, test: bool = False) -> Stan
     return quarantined(wrong, now) if test or wrong.on_record >= WRONG_RESULTS else wrong
 
 
-def quarantined(standing: Standing, now: Instant, seconds: Seconds | None = None) -> Standing:
-    """Return the standing of a host that is set aside: for `seconds`, or longer each time."""
+def quarantined(standing: Standing, now: Instant, seconds: Seconds | None = None, reason: str = "") -> Standing:
+    """Return the standing of a host that is set aside: for `seconds`, or longer each time.
+
+    `reason` is the operator's; without one its results are why.
+    """
     if seconds is None:
         seconds = min(QUARANTINE * 2**standing.quarantines, LONGEST_QUARANTINE)
     return standing._replace(
@@ -234,6 +239,7 @@ def quarantined(standing: Standing, now: Instant, seconds: Seconds | None = None
         suspected_until=None,
         tested=False,
         audit_again=True,
+        reason=reason,
     )
 
 
@@ -265,7 +271,8 @@ def told(standing: Standing, now: Instant) -> str:
     """Return, in one sentence, how a host stands and why."""
     if is_quarantined(standing, now) and standing.quarantined_until is not None:
         hours = (standing.quarantined_until - now) / 3_600
-        return f"set aside for {hours:.1f} more hours: {standing.wrong} of its results were wrong"
+        why = standing.reason or f"{standing.wrong} of its results were wrong"
+        return f"set aside for {hours:.1f} more hours: {why}"
     if is_accused(standing, now):
         return "under suspicion: one of its results differs from an audit, and the vote is still out"
     if standing.on_record:

@@ -178,6 +178,7 @@ tasks = Table(
     Column("reason", Text, nullable=False, server_default="", comment="why it failed, or waits"),
     Column("audits", Text, nullable=False, server_default="[]", comment="JSON of AuditOrder: wanted, and not taken"),
     Column("undrawn", Integer, nullable=False, server_default="0", comment="checks that went to whoever asked"),
+    Column("accepted_before", BigInteger, comment="the replica whose result was accepted until it was audited again"),
     CheckConstraint("state IN ('open', 'agreed', 'failed', 'cancelled')", name="state"),
     CheckConstraint("wanted >= 0", name="wanted"),
     CheckConstraint("(state = 'agreed') = (canonical_replica IS NOT NULL)", name="canonical"),
@@ -287,6 +288,14 @@ standings = Table(
     Column("vouched", Boolean, nullable=False, server_default=text("false")),
     Column("tested", Boolean, nullable=False, server_default=text("false")),
     Column("audit_again", Boolean, nullable=False, server_default=text("false")),
+    Column("reason", Text, nullable=False, server_default="", comment="why the operator set it aside"),
+    Column(
+        "edition",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="counts the operator's changes: what was decided before one is not written",
+    ),
     comment="How far a host is trusted: xwgrid.trust.Standing. A new host has no row.",
 )
 

@@ -75,6 +75,8 @@ def standing(row: Row[Any]) -> Standing:
         vouched=bool(row.vouched),
         tested=bool(row.tested),
         audit_again=bool(row.audit_again),
+        reason=row.reason,
+        edition=row.edition,
     )
 
 

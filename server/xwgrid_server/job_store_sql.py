@@ -45,7 +45,7 @@ _REPLICA_COLUMNS: Final = """
     x.is_test"""
 _STANDING_COLUMNS: Final = """
     s.host_id, s.earned, s.proven, s.valid, s.wrong, s.streak, s.on_record, s.since_wrong, s.suspected_until,
-    s.quarantined_until, s.quarantines, s.vouched, s.tested, s.audit_again"""
+    s.quarantined_until, s.quarantines, s.vouched, s.tested, s.audit_again, s.reason, s.edition"""
 # Of jobs whose results are compared as pictures, what can be laid beside another.
 BOXED: Final = "x.state IN ('voting', 'agreed', 'outvoted')"
 ACCEPTED_OF: Final = """
@@ -156,7 +156,9 @@ class Statements:
             TaskChange,
             """
             UPDATE tasks SET state = r.state, wanted = r.wanted, result_class = r.result_class,
-                canonical_replica = r.canonical, reason = r.reason, audits = r.audits
+                canonical_replica = r.canonical, reason = r.reason, audits = r.audits,
+                accepted_before = CASE WHEN r.was = 'agreed' THEN tasks.canonical_replica
+                    ELSE tasks.accepted_before END
             FROM {rows} WHERE tasks.job_id = r.job AND tasks.number = r.number AND tasks.state = r.was""",
         )
         # The claim looks at the job's state again: cancelling a job needs no purge of the index.
@@ -210,16 +212,18 @@ class Statements:
             StandingChange,
             """
             INSERT INTO standings (host_id, earned, proven, valid, wrong, streak, on_record, since_wrong,
-                suspected_until, quarantined_until, quarantines, vouched, tested, audit_again)
+                suspected_until, quarantined_until, quarantines, vouched, tested, audit_again, reason, edition)
             SELECT r.host, r.earned, r.proven, r.valid, r.wrong, r.streak, r.on_record, r.since_wrong,
-                r.suspected_until, r.quarantined_until, r.quarantines, r.vouched, r.tested, r.audit_again
+                r.suspected_until, r.quarantined_until, r.quarantines, r.vouched, r.tested, r.audit_again, r.reason,
+                r.edition
             FROM {rows} WHERE true
             ON CONFLICT (host_id) DO UPDATE SET earned = excluded.earned, proven = excluded.proven,
                 valid = excluded.valid, wrong = excluded.wrong, streak = excluded.streak,
                 on_record = excluded.on_record, since_wrong = excluded.since_wrong,
                 suspected_until = excluded.suspected_until, quarantined_until = excluded.quarantined_until,
                 quarantines = excluded.quarantines, vouched = excluded.vouched, tested = excluded.tested,
-                audit_again = excluded.audit_again""",
+                audit_again = excluded.audit_again, reason = excluded.reason
+            WHERE standings.edition = excluded.edition""",
         )
         self.add_credits = statement(
             dialect,

@@ -206,6 +206,8 @@ class StandingChange(Struct, frozen=True, kw_only=True):
     vouched: bool
     tested: bool
     audit_again: bool
+    reason: str
+    edition: int  # as it was read: nothing is written when the operator changed the standing since
 
 
 class CreditChange(Struct, frozen=True, kw_only=True):
