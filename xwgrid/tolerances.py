@@ -75,6 +75,23 @@ def ordered(one: str, other: str) -> tuple[str, str]:
     return (one, other) if one < other else (other, one)
 
 
+def check_margin(margin: float) -> float:
+    """Return `margin`. Raises BadInput outside 1 to MOST_MARGIN."""
+    if not 1 <= margin <= MOST_MARGIN:  # not-a-number is neither
+        raise BadInput(f"a margin of {margin:g} makes no sense: choose one from 1 to {MOST_MARGIN:g}", margin=margin)
+    return margin
+
+
+def farthest(distances: Iterable[Distance]) -> Distance:
+    """Return the largest of each measure; nothing is apart by nothing."""
+    several = tuple(distances)
+    return Distance(
+        share=max((each.share for each in several), default=0.0),
+        largest=max((each.largest for each in several), default=0.0),
+        block=max((each.block for each in several), default=0.0),
+    )
+
+
 def measured(
     distances: Mapping[str, Sequence[Distance]],
     *,
@@ -91,8 +108,7 @@ def measured(
     Raises TooFewSamples below LEAST_SAMPLES distances, TooFarApart when so few are left after the exceptions, BadInput
     for a margin outside 1 to MOST_MARGIN.
     """
-    if not 1 <= margin <= MOST_MARGIN:
-        raise BadInput(f"a margin of {margin:g} makes no sense: choose one from 1 to {MOST_MARGIN:g}", margin=margin)
+    check_margin(margin)
     class_a, class_b = ordered(*classes)
     total = sum(len(several) for several in distances.values())
     if total < LEAST_SAMPLES:
@@ -109,13 +125,14 @@ def measured(
             samples=total,
             excepted=list(excepted),
         )
+    seen = farthest(kept)
     return Tolerance(
         application=application,
         class_a=class_a,
         class_b=class_b,
-        share=_bound(max(d.share for d in kept) * margin, NARROWEST.share, WIDEST.share),
-        largest=_bound(math.ceil(max(d.largest for d in kept) * margin), NARROWEST.largest, WIDEST.largest),
-        block=_bound(max(d.block for d in kept) * margin, NARROWEST.block, WIDEST.block),
+        share=_bound(seen.share * margin, NARROWEST.share, WIDEST.share),
+        largest=_bound(math.ceil(seen.largest * margin), NARROWEST.largest, WIDEST.largest),
+        block=_bound(seen.block * margin, NARROWEST.block, WIDEST.block),
         measured_at=measured_at,
         samples=len(kept),
         margin=margin,

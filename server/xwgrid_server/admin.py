@@ -12,6 +12,7 @@ from xwgrid_server.admin_apps import app
 from xwgrid_server.admin_desk import Desk, desk_command, example
 from xwgrid_server.admin_init import init
 from xwgrid_server.admin_jobs import job, replica, task
+from xwgrid_server.admin_trust import trust
 
 
 @click.group("xwgrid-admin", cls=Sentences, epilog=example("xwgrid-admin init --host-name grid.example.org"))
@@ -42,5 +43,5 @@ def db_check(desk: Desk) -> None:
     desk.answer({"good": True}, "the database has the schema of this program")
 
 
-for command in (init, db, user, token, host, app, job, task, replica):
+for command in (init, db, user, token, host, app, job, task, replica, trust):
     main.add_command(command)
