@@ -178,7 +178,7 @@ ROUTES: tuple[Route, ...] = (
         body=JobRequest,
         body_limit=wire.MAX_JOB_BYTES,
         answers={201: Answer(meaning="the job", content=wire.JobView)},
-        errors=(404, 409, 507),
+        errors=(403, 404, 409, 507),
     ),
     Route(
         method="GET",

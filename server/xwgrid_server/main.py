@@ -75,6 +75,7 @@ class Server:
         terms = LeaseTerms(
             heartbeat_seconds=chosen.heartbeat_seconds,
             heartbeats_per_lease=chosen.lease_seconds / chosen.heartbeat_seconds,
+            draw_from=chosen.trust.draw_from,
         )
         self._dispatcher = Dispatcher(reactor, engine, self._readers, terms)
         self._admission = Admission(reactor.seconds, engine, self._queries.run)
@@ -112,7 +113,7 @@ class Server:
             threads=self._queries,
             authority=self._authority,
             volunteer_url=volunteer_url,
-            limits=Limits(max_blob_bytes=chosen.max_blob_bytes, max_job_tasks=chosen.max_job_tasks),
+            limits=Limits(max_blob_bytes=chosen.max_blob_bytes, max_job_tasks=chosen.max_job_tasks, trust=chosen.trust),
         )
         api_port = self._listen(
             chosen.api_address, ApiSite(api, reactor), tls.api_context(self._authority, self._credential)

@@ -34,6 +34,7 @@ from xwgrid_server.http_landing_page import LANDING_PAGE
 from xwgrid_server.http_routes import HTML, PEM, Route
 from xwgrid_server.http_threads import Clock, Threads
 from xwgrid_server.http_uploads import Destination, UploadBody, Uploads
+from xwgrid_server.settings import Trust
 
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     max_blob_bytes: int
     max_job_tasks: int
+    trust: Trust = Trust()
 
 
 class Call(Struct, frozen=True, kw_only=True):
@@ -221,19 +223,10 @@ class RequesterApi:
 
     async def submit_job(self, call: Call) -> wire.JobView:
         """Check a job, pin its application version, and hand it to the dispatcher."""
-        owner, request = call.user.id, call.message
-        prepared = await self._run(
-            partial(
-                submission.prepare,
-                self._engine,
-                self._files,
-                owner,
-                request,
-                max_tasks=self._limits.max_job_tasks,
-                now=self._now(),
-            )
-        )
-        job = await self._jobs.submit(owner, request, prepared.spec, prepared.blobs)
+        owner, limits = call.user.id, self._limits
+        check = partial(submission.prepare, max_tasks=limits.max_job_tasks, trust=limits.trust, now=self._now())
+        prepared = await self._run(check, self._engine, self._files, owner, call.message)
+        job = await self._jobs.submit(owner, prepared.request, prepared.spec, prepared.blobs)
         call.request.responseHeaders.setRawHeaders("Location", [f"/v1/jobs/{job}"])
         return await self._view(call.user, job)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, assert_never
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,10 +14,13 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from xwgrid import settings_file
-from xwgrid.errors import BadSettings
-from xwgrid.model import Seconds
+from xwgrid.drawing import LEAST_OWNERS
+from xwgrid.errors import BadInput, BadSettings
+from xwgrid.model import Audit, Credibility, Fixed, Policy, Seconds
+from xwgrid.policies import check_epsilon, check_share
 
 ENVIRONMENT_PREFIX = "XWGRID_SERVER_"
+MOST_DRAWN_FROM: Final = 1_000
 
 
 class Address(Struct, frozen=True):
@@ -39,6 +42,49 @@ class ReaderLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     # The largest picture the grid takes is 2 GiB decoded, and its file lies beside it.
     memory_bytes: Annotated[int, Meta(ge=64 << 20)] = 4 << 30
     seconds: Annotated[float, Meta(gt=0)] = 60.0  # for one result; a big EXR on a busy disk takes ten
+
+
+PolicyName = Literal["fixed", "credibility", "audit"]
+
+
+class Trust(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How results are checked. Table `[trust]`."""
+
+    policy: PolicyName = "audit"  # of jobs that ask for none
+    epsilon: float = 0.001  # the chance of accepting a wrong result that is put up with, above 0 to 0.5
+    share: float = 0.05  # audits look for alterations of at least this part of a frame, 0.001 to 1
+    allowed: tuple[PolicyName, ...] = ("fixed", "credibility", "audit")  # what jobs may ask for
+    # With fewer others about, a liar's friend is as good as certain to be drawn.
+    draw_from: int = LEAST_OWNERS
+
+    def __post_init__(self) -> None:
+        """Refuse what parses but means nothing. Raises ValueError, as that of Settings does."""
+        try:
+            check_epsilon(self.epsilon)
+            check_share(self.share)
+        except BadInput as error:
+            raise ValueError(error.message) from None
+        if self.policy not in self.allowed:
+            raise ValueError(
+                f"policy = {self.policy!r} is not among those of allowed = {list(self.allowed)}: "
+                "jobs that ask for none get it, so allow it or choose another"
+            )
+        if not 1 <= self.draw_from <= MOST_DRAWN_FROM:
+            raise ValueError(
+                f"draw_from = {self.draw_from}: write how many owners to draw from, 1 to {MOST_DRAWN_FROM}"
+            )
+
+    @property
+    def default(self) -> Policy:
+        """What a job that asks for nothing gets."""
+        match self.policy:
+            case "fixed":
+                return Fixed()
+            case "credibility":
+                return Credibility(epsilon=self.epsilon)
+            case "audit":
+                return Audit(epsilon=self.epsilon, share=self.share)
+        assert_never(self.policy)
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +112,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # A task is a row of about 60 bytes: a million are 60 MB.
     max_job_tasks: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000_000
     readers: ReaderLimits = ReaderLimits()
+    trust: Trust = Trust()
     log_level: Literal["debug", "info", "warn", "error"] = "info"
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
-from xwgrid_server.settings import ReaderLimits, Settings
+from xwgrid_server.settings import Settings
 
 _REASONS = {
     "state": "Holds the CA, the blobs, uploads that are not complete and, by default, the database.",
@@ -24,21 +24,27 @@ _REASONS = {
     "max_job_tasks": "No job has more tasks.",
     "log_level": "debug, info, warn or error.",
     "readers": "Processes that decode strangers' results, what each may take and for how long (one result).",
+    "trust": "How results are checked: the policy of jobs that ask for none (fixed, credibility or audit), the chance\n"
+    "# of a wrong one, the part of a frame it is about, what jobs may ask for, how many owners checks are drawn from.",
 }
 
 
 def settings_text(chosen: Mapping[str, str | tuple[str, ...]]) -> str:
     """Return a settings file with the values of `chosen`; what is not chosen stands there commented out."""
     lines = ["# Settings of an xwgrid server. A line that begins with '#' shows a default."]
+    tables: dict[str, Struct] = {}
     for field in msgspec.structs.fields(Settings):
         default = msgspec.structs.asdict(Settings())[field.name]
         if isinstance(default, Struct):
-            continue  # tables stand at the end: in TOML whatever follows belongs to them
+            tables[field.name] = default
+            continue
         lines += ["", f"# {_REASONS[field.name]}"]
         value = chosen.get(field.name)
         lines.append(_line(field.name, default, "# ") if value is None else _line(field.name, value, ""))
-    lines += ["", f"# {_REASONS['readers']}", "[readers]"]
-    lines += [_line(name, value, "# ") for name, value in msgspec.structs.asdict(ReaderLimits()).items()]
+    # Tables stand at the end: in TOML whatever follows belongs to them.
+    for name, table in tables.items():
+        lines += ["", f"# {_REASONS[name]}", f"[{name}]"]
+        lines += [_line(key, value, "# ") for key, value in msgspec.structs.asdict(table).items()]
     return "\n".join(lines) + "\n"
 
 

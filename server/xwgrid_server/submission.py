@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 from sqlalchemy import Connection, Engine
 
 from xwgrid import signing, wire
 from xwgrid.applications import registry
 from xwgrid.errors import BadInput, TooLarge, Unavailable
-from xwgrid.model import Digest, InputFile, Instant, JobRequest, JobSpec, UserId
+from xwgrid.model import BlenderWork, Digest, InputFile, Instant, JobRequest, JobSpec, Seconds, UserId
+from xwgrid.policies import settled
 from xwgrid.splitting import task_count
 from xwgrid_server import application_versions
 from xwgrid_server.blob_files import BlobFiles
 from xwgrid_server.blob_rights import grant, sizes, unreadable
 from xwgrid_server.database import reading
+from xwgrid_server.settings import Trust
+
+FARTHEST_DEADLINE: Final[Seconds] = 10 * 365 * 86_400.0
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
-    """What the dispatcher needs beside the request."""
+    """What the dispatcher needs."""
 
+    request: JobRequest  # as it was settled
     spec: Digest  # the blob that holds the JobSpec
     blobs: frozenset[Digest]  # what a host with a lease of the job may read
 
 
 def prepare(
-    engine: Engine, files: BlobFiles, owner: UserId, request: JobRequest, *, max_tasks: int, now: Instant
+    engine: Engine, files: BlobFiles, owner: UserId, request: JobRequest, *, max_tasks: int, trust: Trust, now: Instant
 ) -> Prepared:
-    """Check a job and store its specification.
+    """Check a job, settle how it is checked, and store its specification.
 
-    Raises BadInput or TooLarge for a job that cannot be done or whose inputs have not been sent; NotFound when its
-    application is not published; Unavailable when files of the published version are not on this server.
+    Raises BadInput or TooLarge for a job that cannot be done or whose inputs have not been sent; Forbidden for a policy
+    that is not allowed here; NotFound when its application is not published; Unavailable when files of the published
+    version are not on this server.
     """
     registry.check(request)
+    _check_deadline(request, now)
+    request = settled(request, trust.default, trust.allowed, why_not_in_parts(request))
     if (count := task_count(request.split)) > max_tasks:
         raise TooLarge(f"the job has {count} tasks, this server takes {max_tasks}: split it", limit=max_tasks)
     signed = application_versions.newest(engine, registry.application_of(request).name)
@@ -46,7 +56,30 @@ def prepare(
     with engine.begin() as connection:
         grant(connection, owner, {spec: len(document)}, now)
     named = (file.sha256 for file in (*request.inputs, *program))
-    return Prepared(spec=spec, blobs=frozenset({spec, *named}))
+    return Prepared(request=request, spec=spec, blobs=frozenset({spec, *named}))
+
+
+def why_not_in_parts(request: JobRequest) -> str | None:
+    """Return why a job's results cannot be rendered in parts, None when they can."""
+    work = request.work
+    if not isinstance(work, BlenderWork):
+        return "its results are values, not pictures"
+    if work.engine != "CYCLES":
+        return f"{work.engine} renders whole frames only"
+    if work.denoise is not False:
+        return "it may be denoised, and a denoised pixel depends on its neighbours; --no-denoise leaves it out"
+    if work.format == "JPEG":
+        return "JPEG keeps no exact pixels"
+    return None
+
+
+def _check_deadline(request: JobRequest, now: Instant) -> None:
+    if request.deadline is not None and not now < request.deadline <= now + FARTHEST_DEADLINE:
+        raise BadInput(
+            f"the deadline {request.deadline:.0f} (seconds since 1970, UTC) is past, or more than ten years away: "
+            "choose another, or none",
+            deadline=request.deadline,
+        )
 
 
 def _check_inputs(connection: Connection, owner: UserId, inputs: tuple[InputFile, ...]) -> None:

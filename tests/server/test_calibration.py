@@ -31,6 +31,7 @@ from xwgrid_server.calibration import Accepted, ClassSeen, Rendering, Renderings
 from xwgrid_server.calls import LeaseTerms
 from xwgrid_server.coordinator import Coordinator
 from xwgrid_server.job_store import SqlStore
+from xwgrid_server.settings import Trust
 
 from tests.server.test_tolerance_store import MEASURED
 from xwgrid.applications import reference_frames
@@ -137,7 +138,7 @@ class Server:
         """Take a job, as the API does."""
         self.submitted.append(request)
         who = self.operator.id
-        prepared = submission.prepare(self.engine, self.files, who, request, max_tasks=1_000, now=NOW)
+        prepared = submission.prepare(self.engine, self.files, who, request, max_tasks=1_000, trust=Trust(), now=NOW)
         job = self.coordinator.begin_job(who, request, prepared.spec, prepared.blobs, NOW)
         while self.coordinator.enter(job).left:
             pass

@@ -8,6 +8,7 @@ import pytest
 from xwgrid_server import settings
 
 from xwgrid.errors import BadSettings
+from xwgrid.model import Audit, Credibility, Fixed
 
 
 def parse(text: str, **environment: str) -> settings.Settings:
@@ -53,6 +54,19 @@ def test_the_environment_has_the_last_word() -> None:
         ('database = "mysql://somewhere/grid"', "mysql"),
         ('database = "nonsense"', "database"),
         ("[readers]\nprocesses = 0", "readers"),
+        ("[trust]\nepsilon = 0", "epsilon 0.0"),
+        ("[trust]\nepsilon = 0.51", "epsilon 0.51"),
+        ("[trust]\nepsilon = nan", "epsilon nan"),
+        ('[trust]\nepsilon = "small"', "trust.epsilon"),
+        ("[trust]\nshare = 0", "share 0.0"),
+        ("[trust]\nshare = inf", "share inf"),
+        ('[trust]\npolicy = "boinc"', "'boinc' - at `$.trust.policy`"),
+        ('[trust]\nallowed = ["audit", "boinc"]', "'boinc' - at `$.trust.allowed[1]`"),
+        ('[trust]\nallowed = ["fixed"]', "policy = 'audit' is not among those of allowed = ['fixed']"),
+        ("[trust]\nallowed = []", "allowed = []"),
+        ("[trust]\ndraw_from = 0", "draw_from = 0"),
+        ("[trust]\ndraw_from = 1001", "draw_from = 1001"),
+        ("[trust]\nquorum = 2", "quorum"),
         ("colour = 1", "colour"),
         ("state = ", "TOML"),
     ],
@@ -63,6 +77,13 @@ def test_a_bad_value_is_named_with_its_file(text: str, named: str) -> None:
         parse(text)
     assert "server.toml" in refused.value.message
     assert named in refused.value.message
+
+
+def test_results_are_audited_unless_the_operator_says_otherwise() -> None:
+    """A server whose operator decided nothing audits; each policy can be made the default, with its numbers."""
+    assert parse("").trust.default == Audit(epsilon=0.001, share=0.05)
+    assert parse('[trust]\npolicy = "credibility"\nepsilon = 0.01').trust.default == Credibility(epsilon=0.01)
+    assert parse("", XWGRID_SERVER_TRUST='{policy = "fixed"}').trust.default == Fixed()
 
 
 def test_a_bad_environment_variable_is_named() -> None:

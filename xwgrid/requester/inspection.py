@@ -60,6 +60,7 @@ class SceneFacts(Struct, frozen=True, kw_only=True):
     engine: str  # Blender's own name of it
     format: str  # Blender's own name of it
     color_depth: str
+    denoise: bool = False  # Cycles only
     has_camera: bool
     sequencer_strips: int
     views: int

@@ -119,7 +119,7 @@ def work_for(scene_file: str, wishes: Wishes, facts: FileFacts | None) -> Blende
         seed=wishes.seed,
         width=width,
         height=height,
-        denoise=wishes.denoise,
+        denoise=_denoise(wishes, own),
         format=file_format,
         color_depth=_depth(file_format, own),
         allow_missing=wishes.allow_missing,
@@ -148,6 +148,13 @@ def _size(wishes: Wishes, own: SceneFacts | None) -> tuple[int, int]:
     if width > MAX_SIDE or height > MAX_SIDE:
         raise BadInput(f"{wanted}% of the scene's resolution is {width}x{height}: a side has at most {MAX_SIDE} pixels")
     return width, height
+
+
+def _denoise(wishes: Wishes, own: SceneFacts | None) -> bool | None:
+    """Return the scene's own where it is known: what is denoised cannot be rendered in parts, and so not audited."""
+    if wishes.denoise is None and own is not None and own.engine == "CYCLES":
+        return own.denoise
+    return wishes.denoise
 
 
 def _depth(file_format: FileFormat, own: SceneFacts | None) -> Depth:
