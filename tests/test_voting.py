@@ -80,8 +80,8 @@ def test_results_that_always_differ_end_a_task() -> None:
 def test_a_late_ballot_is_judged_by_the_verdict() -> None:
     """Only the canonical fingerprint counts as right."""
     done = [attempt(1, ReplicaState.AGREED, "true"), attempt(2, ReplicaState.OUTVOTED, "lie")]
-    assert late_ballot_agrees(done, "true")
-    assert not late_ballot_agrees(done, "lie")
+    assert late_ballot_agrees(done, attempt(3, ReplicaState.VOTING, "true"))
+    assert late_ballot_agrees(done, attempt(3, ReplicaState.VOTING, "lie")) is False
 
 
 _FINGERPRINTS = st.sampled_from(["a", "b", "c"])

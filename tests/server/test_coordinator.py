@@ -25,8 +25,8 @@ def grid(database_url: str) -> Iterator[SmallGrid]:
     engine.dispose()
 
 
-def task(grid: SmallGrid, job: JobId, number: int = 0) -> TaskView:
-    return job_views.task(grid.engine, UserId(REQUESTER), job, TaskNumber(number), {})
+def task(grid: SmallGrid, job: JobId, number: int = 0, *, user: int = REQUESTER) -> TaskView:
+    return job_views.task(grid.engine, UserId(user), job, TaskNumber(number), {})
 
 
 def test_two_owners_who_agree_finish_a_task(grid: SmallGrid) -> None:
@@ -91,7 +91,7 @@ def test_in_a_private_job_the_owners_hosts_vote(grid: SmallGrid) -> None:
     assert "private" in (refused.reason or "")
     for host in (1, 2):
         grid.do(host, grid.take(host))
-    assert task(grid, job).state is TaskState.AGREED
+    assert task(grid, job, user=1).state is TaskState.AGREED
 
 
 def test_a_lost_answer_is_given_again(grid: SmallGrid) -> None:

@@ -74,16 +74,17 @@ class NoPictures:
 
 
 class Rig:
-    """A dispatcher over a real store, with time and thread in the test's hands."""
+    """A dispatcher over a real store, with time, thread and chance in the test's hands."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, draw_from: int = 1_000) -> None:
         self.grid = SmallGrid(engine, owners=8)
         self.reactor = Turns()
         self.reactor.advance(self.grid.now)
         self.writer = OneAtATime()
         writer: Any = self.writer
         reader: Any = NoPictures()
-        self.dispatcher = Dispatcher(self.reactor, engine, reader, LeaseTerms(), writer=writer)
+        terms = LeaseTerms(draw_from=draw_from)
+        self.dispatcher = Dispatcher(self.reactor, engine, reader, terms, writer=writer, random=self.grid.random)
         started = Deferred.fromCoroutine(self.dispatcher.start())
         self.writer.run()
         assert started.called

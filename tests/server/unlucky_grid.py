@@ -51,7 +51,7 @@ class UnluckyGrid(SmallGrid):
     def restart(self) -> None:
         """Begin anew from what is in the database."""
         self.store = Unlucky(self.engine)
-        self.coordinator = Coordinator(self.store, LeaseTerms(), self.now)
+        self.coordinator = Coordinator(self.store, LeaseTerms(draw_from=self.draw_from), self.now, self.random)
 
 
 @dataclass
