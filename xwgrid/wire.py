@@ -11,12 +11,14 @@ from xwgrid.errors import BY_CODE, GridError, Malformed
 from xwgrid.model import (
     Cause,
     Digest,
+    Fixed,
     HostFacts,
     HostId,
     Instant,
     JobId,
     JobState,
     LogTail,
+    Policy,
     ReplicaId,
     ReplicaState,
     ResultFile,
@@ -193,10 +195,17 @@ class JobView(Struct, frozen=True, kw_only=True):
     private: bool = False
     seconds_left: Seconds | None = None
     reason: str | None = None  # why it waits, or why it is incomplete
+    policy: Policy = Fixed()  # how its results are checked
+    policy_note: str = ""  # why that is not what was asked for
+    deadline: Instant | None = None
 
 
 class ReplicaView(Struct, frozen=True, kw_only=True):
-    """One attempt, as the job's owner sees it. Fingerprints stay hidden until the task is decided."""
+    """One attempt, as the job's owner sees it.
+
+    Until its task is decided nobody is told its fingerprint, whether it is an audit and what that found, nor, as that
+    would tell it, how long it took and what it logged.
+    """
 
     replica: ReplicaId
     number: int
@@ -211,6 +220,10 @@ class ReplicaView(Struct, frozen=True, kw_only=True):
     log_tail: str = ""
     fingerprint: str | None = None
     result_class: str = ""
+    audits: ReplicaId | None = None  # the replica whose result it looked at; None: it is a full one
+    strips: str | None = None  # of an audit: the rows it looked at, such as "12+2,90+2": first and how many
+    differed: Annotated[float, Meta(ge=0, le=1)] | None = None  # of an audit: the share of its rows that differ
+    test: bool = False  # of a host that had to prove itself, on a task that was decided before
 
 
 class TaskView(Struct, frozen=True, kw_only=True):
@@ -224,6 +237,9 @@ class TaskView(Struct, frozen=True, kw_only=True):
     value: str | None = None
     files: tuple[ResultFile, ...] = ()
     replicas: tuple[ReplicaView, ...] = ()
+    accepted: str = ""  # of an agreed task: on what grounds, in a sentence
+    accepted_before: ReplicaId | None = None  # whose result was accepted until it was audited again
+    undrawn: int = 0  # of a decided task: checks that went to whoever asked, for too few owners were about
 
 
 class TaskPage(Struct, frozen=True, kw_only=True):

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 from sqlalchemy import Connection, Engine, Row, Select, and_, exists, func, or_, select
 from xwgrid_schema.tables import hosts, jobs, replicas, tasks, users
 
 from xwgrid.errors import NotFound
-from xwgrid.lifecycle import UNEVENTFUL
+from xwgrid.grounds import Decided, grounds
+from xwgrid.lifecycle import LIVE, UNEVENTFUL
 from xwgrid.model import (
     Cause,
+    Fixed,
     JobId,
     JobRequest,
     JobState,
@@ -24,9 +27,12 @@ from xwgrid.model import (
     TaskState,
     UserId,
 )
+from xwgrid.policies import policy_of
 from xwgrid.splitting import label
 from xwgrid.wire import JobList, JobView, ReplicaView, TaskPage, TaskView
+from xwgrid_server import job_store_rows as rows_of
 from xwgrid_server.database import reading
+from xwgrid_server.verdicts import AUDITED_AGAIN
 
 MOST_PER_PAGE: Final = 1_000
 
@@ -89,7 +95,8 @@ def tasks_of(
     if state is not None:
         query = query.where(tasks.c.state == state)
     if eventful:
-        query = query.where(or_(tasks.c.state == TaskState.FAILED, and_(tasks.c.made > 0, _DISAPPOINTED)))
+        told = or_(_DISAPPOINTED, tasks.c.accepted_before.is_not(None))
+        query = query.where(or_(tasks.c.state == TaskState.FAILED, and_(tasks.c.made > 0, told)))
     with reading_for(engine, user) as view:
         found = view.job(job_id)
         rows = view.connection.execute(query.limit(limit + 1)).all()
@@ -142,8 +149,11 @@ class reading_for:  # noqa: N801  # reads as a word: `with reading_for(engine, u
 def _job(connection: Connection, row: Row[Any], progress: Mapping[ReplicaId, float]) -> JobView:
     request = msgspec.json.decode(row.request, type=JobRequest)
     live = connection.execute(
-        select(replicas.c.id, replicas.c.task).where(replicas.c.job_id == row.id, replicas.c.state == "leased")
+        select(replicas.c.id, replicas.c.task, replicas.c.audits).where(
+            replicas.c.job_id == row.id, replicas.c.state == "leased", replicas.c.is_test.is_(False)
+        )
     ).all()
+    full = [lease.id for lease in live if lease.audits is None]
     running = len({lease.task for lease in live})
     state = JobState(row.state)
     return JobView(
@@ -164,8 +174,11 @@ def _job(connection: Connection, row: Row[Any], progress: Mapping[ReplicaId, flo
         quorum=request.quorum,
         spec=row.spec,
         private=row.private,
-        seconds_left=_seconds_left(row, request, [progress[lease.id] for lease in live if lease.id in progress]),
+        seconds_left=_seconds_left(row, request, [progress[each] for each in full if each in progress]),
         reason=_reason(connection, row, state, running),
+        policy=policy_of(request),
+        policy_note=request.policy_note,
+        deadline=request.deadline,
     )
 
 
@@ -173,7 +186,8 @@ def _seconds_left(row: Row[Any], request: JobRequest, done: Sequence[float]) -> 
     """Return the time left: the mean time of its results so far, over as many replicas as are being worked on."""
     if row.finished_at is not None or not done or not row.timed:
         return None
-    left: float = (row.tasks - row.agreed - row.failed) * request.quorum - sum(done)
+    replicas_a_task = request.quorum if isinstance(policy_of(request), Fixed) else 1
+    left: float = (row.tasks - row.agreed - row.failed) * replicas_a_task - sum(done)
     mean: float = row.seconds / row.timed
     return max(0.0, left * mean / len(done))
 
@@ -214,21 +228,44 @@ def _task(
     request: JobRequest, row: Row[Any], attempts: Sequence[Row[Any]], progress: Mapping[ReplicaId, float]
 ) -> TaskView:
     state = TaskState(row.state)
-    canonical = next((attempt for attempt in attempts if attempt.id == row.canonical_replica), None)
-    return TaskView(
+    view = TaskView(
         job=row.job_id,
         number=row.number,
         label=label(request, row.number),
         state=state,
         reason=row.reason,
-        value=None if canonical is None else canonical.value,
-        files=() if canonical is None else msgspec.json.decode(canonical.files, type=tuple[ResultFile, ...]),
-        replicas=tuple(_replica(attempt, state, progress) for attempt in attempts),
+        # A test under way is not shown: its answer is here already, and who saw it could pass it on.
+        replicas=tuple(_replica(each, state, progress) for each in attempts if not (each.is_test and _is_out(each))),
+    )
+    if state is TaskState.OPEN:
+        again = AUDITED_AGAIN if row.accepted_before is not None else ""
+        return structs.replace(view, reason=row.reason or again)
+    view = structs.replace(view, accepted_before=row.accepted_before, undrawn=row.undrawn)
+    if state is not TaskState.AGREED:
+        return view
+    canonical = next(attempt for attempt in attempts if attempt.id == row.canonical_replica)
+    decided = Decided(
+        policy=policy_of(request),
+        private=request.private,
+        attempts=[rows_of.attempt(each) for each in attempts],
+        accepted_before=row.accepted_before,
+        undrawn=row.undrawn,
+    )
+    return structs.replace(
+        view,
+        value=canonical.value,
+        files=msgspec.json.decode(canonical.files, type=tuple[ResultFile, ...]),
+        accepted=grounds(decided),
     )
 
 
+def _is_out(row: Row[Any]) -> bool:
+    """Say whether it is not known yet what a replica is worth."""
+    return ReplicaState(row.state) in LIVE | {ReplicaState.VOTING}
+
+
 def _replica(row: Row[Any], task_state: TaskState, progress: Mapping[ReplicaId, float]) -> ReplicaView:
-    return ReplicaView(
+    view = ReplicaView(
         replica=row.id,
         number=row.number,
         host=row.host,
@@ -236,11 +273,25 @@ def _replica(row: Row[Any], task_state: TaskState, progress: Mapping[ReplicaId, 
         leased_at=row.leased_at,
         ended_at=row.ended_at,
         done=progress.get(row.id),
-        seconds=row.seconds,
         cause=None if row.cause is None else Cause(row.cause),
         message=row.message,
-        log_tail=row.log_tail,
-        # Before the verdict a ballot is secret: who knew it could send it along without rendering.
-        fingerprint=row.fingerprint if task_state is not TaskState.OPEN else None,
         result_class=row.result_class,
+    )
+    undecided = task_state is TaskState.OPEN
+    if not (undecided and _is_out(row)):
+        view = structs.replace(view, seconds=row.seconds, log_tail=row.log_tail)
+    if undecided:
+        # Before the verdict votes are secret: who knew a ballot could send it along without rendering, and who knew
+        # where an audit looks could be right there alone.
+        return view
+    differed = None
+    if row.audits is not None and row.differences is not None:
+        differed = msgspec.json.decode(row.differences, type=dict[ReplicaId, float]).get(row.audits)
+    return structs.replace(
+        view,
+        fingerprint=row.fingerprint,
+        audits=row.audits,
+        strips=row.strips,
+        differed=differed,
+        test=bool(row.is_test),
     )

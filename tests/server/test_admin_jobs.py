@@ -57,7 +57,7 @@ def run(engine: Engine, tmp_path: Path) -> Callable[..., str]:
 def test_jobs_of_everybody_are_shown(grid: SmallGrid, run: Callable[..., str]) -> None:
     """An operator sees the job of another user, with its counts, in a list and alone."""
     (listed,) = json.loads(run("job", "list", "--json"))["jobs"]
-    assert (listed["owner"], listed["tasks"], listed["agreed"], listed["replicas"]) == ("user1", 3, 1, 3)
+    assert (listed["owner"], listed["tasks"], listed["agreed"], listed["replicas"]) == ("requester", 3, 1, 3)
     assert json.loads(run("job", "show", str(listed["id"]), "--json")) == listed
     assert "1/3" in run("job", "list")
     assert "1 agreed" in run("job", "show", str(listed["id"]))
