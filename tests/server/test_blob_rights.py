@@ -76,7 +76,7 @@ def test_very_many_names_are_asked_about(engine: Engine, grid: SmallGrid) -> Non
 
 def leased(grid: SmallGrid, host: int) -> Lease:
     """Hand in a job of user 1 and give its first lease to a host."""
-    grid.submit(digest_job(1))
+    grid.submit(digest_job(1), owner=ONE)
     (lease,) = grid.call(host, want=1).leases
     return lease
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from xwgrid_server import accounts
 
@@ -161,7 +162,7 @@ def test_pipelined_calls_are_answered_in_order(user: Requester) -> None:
 
 
 def test_a_job_is_handed_in_with_what_it_needs(user: Requester) -> None:
-    """The job pins the newest version of its application in a document that its owner may read."""
+    """The job pins the newest version of its application, and how it is checked, in a document its owner may read."""
     sent = user.send(noise(1_000))
     request = own_job(sent, count=3)
     answer = user.http.post("/v1/jobs", content=wire.encode(request))
@@ -169,7 +170,8 @@ def test_a_job_is_handed_in_with_what_it_needs(user: Requester) -> None:
     assert answer.headers["Location"] == f"/v1/jobs/{job.id}"
     assert (job.owner, job.tasks, job.application) == (user.name, 3, "digest")
     spec = wire.decode(user.http.get(f"/v1/blobs/{job.spec}").content, JobSpec)
-    assert spec.request == request
+    assert spec.request.policy is not None
+    assert msgspec.structs.replace(spec.request, policy=None, policy_note="") == request
     assert json.loads(spec.application.manifest)["application"] == "digest"
     assert wire.decode(user.http.get(f"/v1/jobs/{job.id}").content, wire.JobView) == job
     assert wire.decode(user.http.get("/v1/jobs?limit=1").content, wire.JobList).jobs == (job,)
