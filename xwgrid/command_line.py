@@ -51,9 +51,20 @@ class Sentences(click.Group):
 
 def span(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Seconds | None:
     """Read an option's span of time, such as 30m, 12h or 7d, as seconds. Raises BadParameter."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", text.strip())
+    try:
+        return None if text is None else parse_span(text)
+    except BadInput as error:
+        raise click.BadParameter(error.message) from error
+
+
+def parse_span(text: str) -> Seconds:
+    """Read a span of time, such as 30m, 12h or 7d, as seconds. Raises BadInput."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text.strip())
     if found is None or float(found[1]) == 0:
-        raise click.BadParameter(f"'{text[:100]}' is no span of time: write for example 30m, 12h or 7d")
+        raise BadInput(f"'{text[:100]}' is no span of time: write for example 30m, 12h or 7d")
     return float(found[1]) * _UNITS[found[2]]
+
+
+def example(*lines: str) -> str:
+    """Return the last lines of a command's --help."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)

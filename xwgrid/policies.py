@@ -14,7 +14,19 @@ from msgspec import structs
 from xwgrid import auditing, voting
 from xwgrid.errors import BadInput, Forbidden
 from xwgrid.lifecycle import LIVE
-from xwgrid.model import Audit, Boinc, Credibility, Fixed, HostId, JobRequest, Policy, ReplicaId, ReplicaState
+from xwgrid.model import (
+    Audit,
+    Boinc,
+    Credibility,
+    Fixed,
+    HostId,
+    Instant,
+    JobRequest,
+    Policy,
+    ReplicaId,
+    ReplicaState,
+    Seconds,
+)
 from xwgrid.trust import (
     NEWCOMER,
     Grid,
@@ -36,6 +48,7 @@ _MOST_REPLICAS: Final = 5
 # As in `xwgrid.model`, which checks what comes over the wire.
 LEAST_SHARE: Final = 0.001
 LONGEST_NOTE: Final = 200
+FARTHEST_DEADLINE: Final[Seconds] = 10 * 365 * 86_400.0
 
 
 class Lot(Protocol):
@@ -143,6 +156,14 @@ def check_share(share: float) -> float:
     if not LEAST_SHARE <= share <= 1:
         raise BadInput(f"share {share} is no part of a frame to look for: it must be {LEAST_SHARE} to 1, say 0.05")
     return share
+
+
+def check_deadline(deadline: Instant, now: Instant) -> Instant:
+    """Return `deadline`. Raises BadInput unless it lies in the next ten years."""
+    if not now < deadline <= now + FARTHEST_DEADLINE:  # not-a-number does not
+        when = "past" if deadline <= now else "more than ten years away"
+        raise BadInput(f"the deadline is {when}: choose another, or none", deadline=deadline)
+    return deadline
 
 
 def described(policy: Policy, quorum: int) -> str:

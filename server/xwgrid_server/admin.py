@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from xwgrid import __version__
-from xwgrid.command_line import Sentences
+from xwgrid.command_line import Sentences, example
 from xwgrid_server import database
 from xwgrid_server.admin_accounts import host, token, user
 from xwgrid_server.admin_apps import app
-from xwgrid_server.admin_desk import Desk, desk_command, example
+from xwgrid_server.admin_desk import Desk, desk_command
 from xwgrid_server.admin_init import init
 from xwgrid_server.admin_jobs import job, replica, task
 from xwgrid_server.admin_trust import trust

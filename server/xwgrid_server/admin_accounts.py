@@ -6,11 +6,11 @@ import time
 
 import click
 
-from xwgrid.command_line import span
+from xwgrid.command_line import example, span
 from xwgrid.model import HostId, Instant, Seconds
 from xwgrid_server import accounts
 from xwgrid_server.accounts import Kind, Role, TokenView
-from xwgrid_server.admin_desk import Desk, desk_command, example, table, when
+from xwgrid_server.admin_desk import Desk, desk_command, table, when
 
 
 @click.group()

@@ -9,10 +9,11 @@ import click
 
 from xwgrid import signing, wire
 from xwgrid.applications import manifests
+from xwgrid.command_line import example
 from xwgrid.errors import BadInput
 from xwgrid.model import SignedManifest
 from xwgrid_server import application_versions, signing_keys
-from xwgrid_server.admin_desk import Desk, desk_command, example, table, when
+from xwgrid_server.admin_desk import Desk, desk_command, table, when
 from xwgrid_server.blob_files import BlobFiles
 
 _PATH = click.Path(path_type=Path)

@@ -12,6 +12,7 @@ from msgspec import Struct
 from sqlalchemy import Engine
 
 from xwgrid.applications import registry
+from xwgrid.command_line import example
 from xwgrid.model import JobId, JobRequest, JobState, Seconds
 from xwgrid.reading import Reader
 from xwgrid.tolerances import (
@@ -25,7 +26,7 @@ from xwgrid.tolerances import (
     measured,
 )
 from xwgrid_server import accounts, authority, calibration, operator_calls, tolerance_store
-from xwgrid_server.admin_desk import Desk, desk_command, example, table, when
+from xwgrid_server.admin_desk import Desk, desk_command, table, when
 from xwgrid_server.blob_files import BlobFiles
 from xwgrid_server.calibration import Accepted, Rendering, Renderings
 

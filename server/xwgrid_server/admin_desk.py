@@ -95,11 +95,6 @@ def desk_command(function: Callable[Concatenate[Desk, P], R]) -> Callable[P, R]:
     return command
 
 
-def example(*lines: str) -> str:
-    """Return the last lines of a command's --help."""
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> str:
     """Return rows under their headings, in columns as wide as they must be."""
     if not rows:

@@ -17,11 +17,12 @@ from xwgrid_schema.tables import users
 
 from xwgrid import signing
 from xwgrid.applications import manifests
+from xwgrid.command_line import example
 from xwgrid.errors import BadInput, Conflict, Unavailable
 from xwgrid.model import Instant
 from xwgrid_server import accounts, application_versions, authority, database, settings, signing_keys
 from xwgrid_server.accounts import REQUESTER_LIFETIME, Contact
-from xwgrid_server.admin_desk import Desk, desk_command, example
+from xwgrid_server.admin_desk import Desk, desk_command
 from xwgrid_server.authority import write_private
 from xwgrid_server.blob_files import BlobFiles
 from xwgrid_server.settings import Settings

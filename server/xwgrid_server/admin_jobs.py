@@ -7,11 +7,12 @@ from msgspec import Struct
 from sqlalchemy import Engine, select
 from xwgrid_schema.tables import hosts, replicas, users
 
+from xwgrid.command_line import example
 from xwgrid.errors import NotFound
 from xwgrid.model import HostId, Instant, JobId, ReplicaId, ReplicaState, Seconds, TaskNumber, TaskState, UserId
 from xwgrid.wire import JobView
 from xwgrid_server import accounts, job_views
-from xwgrid_server.admin_desk import Desk, desk_command, example, table, when
+from xwgrid_server.admin_desk import Desk, desk_command, table, when
 from xwgrid_server.database import reading
 
 

@@ -21,12 +21,11 @@ from twisted.logger import Logger
 from twisted.web.http import HTTPFactory
 
 from xwgrid import __version__
-from xwgrid.command_line import Sentences
+from xwgrid.command_line import Sentences, example
 from xwgrid.errors import Unavailable
 from xwgrid.model import Seconds
 from xwgrid.reading.reader import Reader, ReadingLimits
 from xwgrid_server import authority, database, dispatcher_lock, logs, settings, tls
-from xwgrid_server.admin_desk import example
 from xwgrid_server.admission import Admission
 from xwgrid_server.blob_files import BlobFiles
 from xwgrid_server.calls import LeaseTerms

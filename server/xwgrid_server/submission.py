@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from msgspec import Struct
 from sqlalchemy import Connection, Engine
 
 from xwgrid import signing, wire
 from xwgrid.applications import registry
 from xwgrid.errors import BadInput, TooLarge, Unavailable
-from xwgrid.model import BlenderWork, Digest, InputFile, Instant, JobRequest, JobSpec, Seconds, UserId
-from xwgrid.policies import settled
+from xwgrid.model import BlenderWork, Digest, InputFile, Instant, JobRequest, JobSpec, UserId
+from xwgrid.policies import check_deadline, settled
 from xwgrid.splitting import task_count
 from xwgrid_server import application_versions
 from xwgrid_server.blob_files import BlobFiles
 from xwgrid_server.blob_rights import grant, sizes, unreadable
 from xwgrid_server.database import reading
 from xwgrid_server.settings import Trust
-
-FARTHEST_DEADLINE: Final[Seconds] = 10 * 365 * 86_400.0
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
@@ -40,7 +36,8 @@ def prepare(
     version are not on this server.
     """
     registry.check(request)
-    _check_deadline(request, now)
+    if request.deadline is not None:
+        check_deadline(request.deadline, now)
     request = settled(request, trust.default, trust.allowed, why_not_in_parts(request))
     if (count := task_count(request.split)) > max_tasks:
         raise TooLarge(f"the job has {count} tasks, this server takes {max_tasks}: split it", limit=max_tasks)
@@ -71,15 +68,6 @@ def why_not_in_parts(request: JobRequest) -> str | None:
     if work.format == "JPEG":
         return "JPEG keeps no exact pixels"
     return None
-
-
-def _check_deadline(request: JobRequest, now: Instant) -> None:
-    if request.deadline is not None and not now < request.deadline <= now + FARTHEST_DEADLINE:
-        raise BadInput(
-            f"the deadline {request.deadline:.0f} (seconds since 1970, UTC) is past, or more than ten years away: "
-            "choose another, or none",
-            deadline=request.deadline,
-        )
 
 
 def _check_inputs(connection: Connection, owner: UserId, inputs: tuple[InputFile, ...]) -> None:

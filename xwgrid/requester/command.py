@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from xwgrid import tokens, wire
 from xwgrid.applications import registry
-from xwgrid.command_line import Sentences
+from xwgrid.command_line import Sentences, example
 from xwgrid.model import JobId, JobState, TaskNumber
 from xwgrid.requester import results, showing
 from xwgrid.requester.client import ENDED, GridClient, first_contact
@@ -23,7 +24,7 @@ from xwgrid.requester.live_download import watch_and_download
 from xwgrid.requester.settings import load_settings, save_credentials
 from xwgrid.requester.submission import submit
 from xwgrid.requester.watching import state_line, watch
-from xwgrid.requester.wishes import Wishes, check_wishes
+from xwgrid.requester.wishes import Wishes, check_wishes, parse_deadline
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,13 +67,28 @@ def login(context: Context, token_file: Any, as_json: bool) -> None:
         click.echo(f"You are {user.name} ({user.role}) at {credentials.token.url}; the token is kept in {folder}.")
 
 
-@main.command("submit")
+@main.command(
+    "submit",
+    epilog=example(
+        "xwgrid submit scene.blend --frames 1-250 --out film",
+        "xwgrid submit scene.blend --policy audit --epsilon 0.0001 --deadline 'in 12h'",
+        "xwgrid submit scene.blend --policy fixed --replicas 3 --quorum 2",
+    ),
+)
 @click.argument("scene", type=click.Path(path_type=Path))
 @click.option("--frames", help="Such as 7, 1-250, 1-250x2; default: the scene's own range.")
 @click.option("--samples", type=int, help="Samples a pixel; default: the scene's.")
 @click.option("--resolution", help="Such as 50% or 1920x1080; default: the scene's.")
-@click.option("--replicas", type=int, default=2, show_default=True, help="Times each frame is rendered at first.")
-@click.option("--quorum", type=int, default=2, show_default=True, help="Equal results needed to accept a frame.")
+@click.option(
+    "--policy",
+    type=click.Choice(["fixed", "credibility", "audit"]),
+    help="How frames are checked; default: as the server's operator says, mostly by audits.",
+)
+@click.option("--epsilon", type=float, help="Chance of a wrong frame that you put up with; default: 0.001.")
+@click.option("--share", type=float, help="Least altered part of a frame that audits must find; default: 0.05.")
+@click.option("--replicas", type=int, help="Of --policy fixed: times each frame is rendered at first; default: 2.")
+@click.option("--quorum", type=int, help="Of --policy fixed: equal results needed to accept a frame; default: 2.")
+@click.option("--deadline", help="When you need it: 'in 3h', or 2031-05-01T18:00. Jobs in time trouble go first.")
 @click.option("--format", "file_format", type=click.Choice(["PNG", "JPEG", "OPEN_EXR"], case_sensitive=False))
 @click.option("--engine", type=click.Choice(["CYCLES", "EEVEE", "WORKBENCH"], case_sensitive=False))
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling noise.")
@@ -89,6 +105,8 @@ def submit_command(context: Context, /, scene: Path, out: Path | None, as_json: 
     """Hand in an animation; with --out, wait for it and download it."""
     for key in ("file_format", "engine"):
         wishes[key] = wishes[key] and wishes[key].upper()
+    if wishes["deadline"] is not None:
+        wishes["deadline"] = parse_deadline(wishes["deadline"], time.time())
     wished = Wishes(**wishes)
     check_wishes(wished)
     if out is not None:

@@ -36,7 +36,7 @@ from xwgrid.requester.demo_report import (
 from xwgrid.requester.inspection import Renderer, find_renderer
 from xwgrid.requester.live_download import watch_and_download
 from xwgrid.requester.submission import Prepared, prepared, send
-from xwgrid.requester.wishes import Wishes, check_wishes
+from xwgrid.requester.wishes import Wishes, check_wishes, replicas_for
 
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "orrery" / "orrery.blend"
 # Small enough for a minute on two cores.
@@ -118,11 +118,12 @@ class Cast(Struct, frozen=True, kw_only=True):
 def check_demo(wishes: Wishes, volunteers: int, liars: int) -> None:
     """Refuse a demonstration that cannot end well. Raises BadInput or TooLarge."""
     check_wishes(wishes)
+    _replicas, quorum = replicas_for(wishes)
     honest = volunteers - liars
-    if honest < wishes.quorum or honest <= liars:
+    if honest < quorum or honest <= liars:
         raise BadInput(
             f"{volunteers} volunteers of whom {liars} lie leave {max(honest, 0)} honest ones: a frame needs "
-            f"{wishes.quorum} equal results, and more honest votes than lies; "
+            f"{quorum} equal results, and more honest votes than lies; "
             "ask for more --volunteers or fewer --liars"
         )
 

@@ -20,7 +20,7 @@ from xwgrid.requester.inspection import FileFacts, find_renderer, inspect
 from xwgrid.requester.settings import Settings
 from xwgrid.requester.tracing import check_is_blend, traced
 from xwgrid.requester.transfer import input_file, upload
-from xwgrid.requester.wishes import Wishes, check_wishes, frames_for, work_for
+from xwgrid.requester.wishes import Wishes, check_wishes, frames_for, policy_for, replicas_for, work_for
 
 # 10,000 names would hide the sentence that says what to do.
 _LISTED = 20
@@ -76,15 +76,18 @@ def prepared(scene: Path, wishes: Wishes, settings: Settings, console: Console) 
             )
         # Refused, if at all, before gigabytes are read.
         work, frames = work_for(tree.scene_file, wishes, facts), frames_for(wishes, facts)
+        replicas, quorum = replicas_for(wishes)
         inputs = hashed(tree.files, console)
         request = JobRequest(
             name=wishes.name or scene.stem[:200],
             work=work,
             split=frames,
             inputs=inputs,
-            replicas=wishes.replicas,
-            quorum=wishes.quorum,
+            policy=policy_for(wishes),
+            replicas=replicas,
+            quorum=quorum,
             private=wishes.private,
+            deadline=wishes.deadline,
             priority=wishes.priority,
         )
         registry.check(request)

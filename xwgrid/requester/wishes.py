@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from datetime import datetime
+from typing import Literal, assert_never
 
 from msgspec import Struct
 
 from xwgrid.applications.blender import DEPTHS
+from xwgrid.command_line import parse_span
 from xwgrid.errors import BadInput
-from xwgrid.model import BlenderWork, Frames
+from xwgrid.model import Audit, BlenderWork, Credibility, Fixed, Frames, Instant, Policy
+from xwgrid.policies import check_deadline, check_epsilon, check_share
 from xwgrid.requester.inspection import FileFacts, SceneFacts
 from xwgrid.splitting import parse_frames
 
@@ -29,6 +32,14 @@ ENGINES: dict[str, Engine] = {
     "BLENDER_EEVEE_NEXT": "EEVEE",
     "BLENDER_WORKBENCH": "WORKBENCH",
 }
+PolicyName = Literal["fixed", "credibility", "audit"]
+_OPTIONS_OF: dict[PolicyName, tuple[str, ...]] = {
+    "fixed": ("replicas", "quorum"),
+    "credibility": ("epsilon",),
+    "audit": ("epsilon", "share"),
+}
+# What an option means where no policy is named.
+_POLICY_OF: dict[str, PolicyName] = {"replicas": "fixed", "quorum": "fixed", "epsilon": "audit", "share": "audit"}
 _NO_BLENDER = "without Blender on this machine"
 
 
@@ -38,8 +49,12 @@ class Wishes(Struct, frozen=True, kw_only=True):
     frames: str | None = None
     samples: int | None = None
     resolution: str | None = None
-    replicas: int = 2
-    quorum: int = 2
+    policy: PolicyName | None = None  # None: as replicas, quorum, epsilon and share say, else the server's default
+    epsilon: float | None = None
+    share: float | None = None
+    replicas: int | None = None
+    quorum: int | None = None
+    deadline: Instant | None = None
     file_format: FileFormat | None = None
     engine: Engine | None = None
     seed: int = 0
@@ -57,22 +72,76 @@ def check_wishes(wishes: Wishes) -> None:
         parse_frames(wishes.frames)
     if wishes.resolution is not None:
         parse_resolution(wishes.resolution)
+    policy_for(wishes)
     for name, value, low, high in (
         ("samples", wishes.samples, 1, 1 << 20),
-        ("replicas", wishes.replicas, 1, 16),
-        ("quorum", wishes.quorum, 1, 16),
         ("seed", wishes.seed, 0, (1 << 31) - 1),
         ("priority", wishes.priority, -100, 100),
     ):
         if value is not None and not low <= value <= high:
             raise BadInput(f"--{name} {value} is out of bounds: give a number from {low} to {high}")
-    if wishes.replicas < wishes.quorum:
-        raise BadInput(
-            f"{wishes.replicas} replicas can never give the {wishes.quorum} equal results asked for: "
-            f"raise --replicas to {wishes.quorum}, or lower --quorum"
-        )
     if wishes.name is not None and not 1 <= len(wishes.name) <= 200:
         raise BadInput("a job's name has 1 to 200 characters: give another with --name")
+
+
+def policy_for(wishes: Wishes) -> Policy | None:
+    """Return how the results are to be checked, None for the server's default.
+
+    Raises BadInput for numbers out of bounds, and for wishes that belong to different policies.
+    """
+    if wishes.epsilon is not None:
+        check_epsilon(wishes.epsilon)
+    if wishes.share is not None:
+        check_share(wishes.share)
+    replicas_for(wishes)
+    given = [name for name in ("replicas", "quorum", "epsilon", "share") if getattr(wishes, name) is not None]
+    policy = wishes.policy or next((_POLICY_OF[name] for name in given), None)
+    for name in given:
+        if policy is not None and name not in _OPTIONS_OF[policy]:
+            said = f"--policy {policy}" if wishes.policy else f"--{given[0]}"
+            belongs = f"it belongs to --policy {_POLICY_OF[name]}"
+            raise BadInput(f"--{name} does not go with {said}, {belongs}: leave one of them out")
+    match policy:
+        case "fixed":
+            return Fixed()
+        case "credibility":
+            return Credibility() if wishes.epsilon is None else Credibility(epsilon=wishes.epsilon)
+        case "audit":
+            chosen = {name: value for name in ("epsilon", "share") if (value := getattr(wishes, name)) is not None}
+            return Audit(**chosen)
+        case None:
+            return None
+    assert_never(policy)
+
+
+def replicas_for(wishes: Wishes) -> tuple[int, int]:
+    """Return the replicas and the quorum of votes. Raises BadInput when they are out of bounds, or make no majority."""
+    replicas = 2 if wishes.replicas is None else wishes.replicas
+    quorum = 2 if wishes.quorum is None else wishes.quorum
+    for name, value in (("replicas", replicas), ("quorum", quorum)):
+        if not 1 <= value <= 16:
+            raise BadInput(f"--{name} {value} is out of bounds: give a number from 1 to 16")
+    if replicas < quorum:
+        raise BadInput(
+            f"{replicas} replicas can never give the {quorum} equal results asked for: "
+            f"raise --replicas to {quorum}, or lower --quorum"
+        )
+    return replicas, quorum
+
+
+def parse_deadline(text: str, now: Instant) -> Instant:
+    """Read "in 3h" or an ISO time, of this machine's time zone unless it names one. Raises BadInput."""
+    written = text.strip()
+    if written.lower().startswith("in "):
+        return check_deadline(now + parse_span(written[3:]), now)
+    try:
+        deadline = datetime.fromisoformat(written).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise BadInput(
+            f"'{text[:100]}' is no deadline: write a span such as 'in 3h' or 'in 2d', or a time such as "
+            "2031-05-01T18:00 or 2031-05-01T18:00+02:00"
+        ) from None
+    return check_deadline(deadline, now)
 
 
 def parse_resolution(text: str) -> int | tuple[int, int]:
