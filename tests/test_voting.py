@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xwgrid.model import Cause, HostId, ReplicaId, ReplicaState
-from xwgrid.voting import Agreed, Attempt, Hopeless, Undecided, decide, late_ballot_agrees
+from xwgrid.voting import Agreed, Attempt, Hopeless, Undecided, count, decide, late_ballot_agrees
 
 
 def attempt(
@@ -19,6 +20,13 @@ def attempt(
     return Attempt(
         ReplicaId(number), number, HostId(number if host is None else host), number, state, cause, fingerprint, "class"
     )
+
+
+def audit(number: int, state: ReplicaState = ReplicaState.VOTING, **differences: float) -> Attempt:
+    """Return an audit of replica 0, compared with the replicas named: r0=0.1 differs from 0 in a tenth of its rows."""
+    made = attempt(number, state, "strips")
+    beside = {ReplicaId(int(name[1:])): share for name, share in differences.items()}
+    return made._replace(audits=ReplicaId(0), strips="3+2", differences=beside)
 
 
 def ballots(*fingerprints: str) -> list[Attempt]:
@@ -82,6 +90,67 @@ def test_a_late_ballot_is_judged_by_the_verdict() -> None:
     done = [attempt(1, ReplicaState.AGREED, "true"), attempt(2, ReplicaState.OUTVOTED, "lie")]
     assert late_ballot_agrees(done, attempt(3, ReplicaState.VOTING, "true"))
     assert late_ballot_agrees(done, attempt(3, ReplicaState.VOTING, "lie")) is False
+
+
+def test_an_audit_alone_is_no_ballot() -> None:
+    """Audits that fit a result make no majority, and none that differs takes one away from the vote's number."""
+    fitting = [*ballots("true"), *(audit(number, r0=0.0) for number in range(5, 9))]
+    assert decide(fitting, replicas=2, quorum=2) == Undecided(1)
+    assert not count(fitting).disputed
+    assert count([*ballots("lie"), audit(5, r0=0.1)]).disputed
+
+
+@pytest.mark.parametrize("read", ["with both ballots there", "before the second ballot"])
+def test_an_auditor_bears_witness_between_two(read: str) -> None:
+    """Where two results differ, an audit that fits one and not the other decides, whichever was read last."""
+    lie, true = ballots("lie", "true")
+    if read == "with both ballots there":
+        box = [lie, true, audit(5, r0=0.2, r1=0.0)]
+    else:
+        box = [lie, true._replace(differences={lie.replica: 0.05, ReplicaId(5): 0.0}), audit(5, r0=0.2)]
+    assert decide(box, replicas=2, quorum=2) == Agreed(
+        "true", true.replica, (true.replica, ReplicaId(5)), (lie.replica,)
+    )
+
+
+def test_an_auditor_who_has_a_ballot_has_one_voice() -> None:
+    """An owner who looked at a part of a frame and then rendered it counts once."""
+    lie, true = ballots("lie", "true")
+    both = audit(5, r0=0.2, r1=0.0)._replace(voter=true.voter)
+    assert count([lie, true, both]).total == 2
+    assert decide([lie, true, both], replicas=2, quorum=2) == Undecided(1)
+
+
+def test_an_audit_that_fits_nobody_stands_against_everybody() -> None:
+    """An audit that differs from all results supports none of them, and more than its voice is needed to win."""
+    box = [*ballots("a", "b"), audit(5, r0=0.2, r1=0.3)]
+    assert (count(box).most, count(box).total) == (1, 3)
+    assert decide([*box, attempt(6, ReplicaState.VOTING, "a")], replicas=2, quorum=2) == Undecided(1)
+
+
+def test_an_audit_that_was_compared_with_nothing_says_nothing() -> None:
+    """Neither right nor wrong: it is among neither the winners nor the losers."""
+    verdict = decide([*ballots("true", "true"), audit(5)], replicas=2, quorum=2)
+    assert verdict == Agreed("true", ReplicaId(0), (ReplicaId(0), ReplicaId(1)), ())
+
+
+def test_a_late_audit_is_judged_by_the_verdict() -> None:
+    """It was right if it fits the accepted result; nobody can tell when it was compared with another alone."""
+    done = [attempt(0, ReplicaState.AGREED, "true"), attempt(1, ReplicaState.OUTVOTED, "lie")]
+    assert late_ballot_agrees(done, audit(5, r0=0.0))
+    assert late_ballot_agrees(done, audit(5, r0=0.1, r1=0.0)) is False
+    assert late_ballot_agrees(done, audit(5, r1=0.1)) is None
+
+
+def test_lost_audits_and_tests_say_nothing_about_a_task() -> None:
+    """However many auditors and new hosts vanish or fail, a task is not given up for it."""
+    gone = [audit(number, state) for number in range(20) for state in (ReplicaState.LOST, ReplicaState.FAILED)]
+    tests = [
+        attempt(number, state)._replace(is_test=True)
+        for number in range(20)
+        for state in (ReplicaState.LOST, ReplicaState.FAILED)
+    ]
+    assert decide([*gone, *tests], replicas=1, quorum=1) == Undecided(1)
 
 
 _FINGERPRINTS = st.sampled_from(["a", "b", "c"])

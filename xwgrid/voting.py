@@ -114,7 +114,7 @@ def count(attempts: Sequence[Attempt]) -> Tally:
     """Count the box: ballots, and where these are disputed the audits that tell them apart."""
     supporters: dict[Digest, int] = {}
     voted: set[int] = set()
-    of: dict[ReplicaId, Digest] = {}
+    ballots: list[Attempt] = []
     audits: list[Attempt] = []
     live = 0
     for attempt in attempts:
@@ -124,13 +124,14 @@ def count(attempts: Sequence[Attempt]) -> Tally:
         elif attempt.state is ReplicaState.VOTING and attempt.fingerprint is not None:
             supporters[attempt.fingerprint] = supporters.get(attempt.fingerprint, 0) + 1
             voted.add(attempt.voter)
-            of[attempt.replica] = attempt.fingerprint
+            ballots.append(attempt)
         elif attempt.state in LIVE:
             live += 1
     disputed = len(supporters) > 1
     total = len(voted)
     for audit in audits:
-        against = {of[other] for other, share in audit.differences.items() if share > 0 and other in of}
+        shares = [(ballot.fingerprint, difference(audit, ballot)) for ballot in ballots]
+        against = {fingerprint for fingerprint, share in shares if share is not None and share > 0}
         if not against:
             continue
         disputed = True
@@ -138,7 +139,7 @@ def count(attempts: Sequence[Attempt]) -> Tally:
             continue  # the owner's own ballot says more
         voted.add(audit.voter)
         total += 1
-        fits = {of[other] for other, share in audit.differences.items() if share == 0 and other in of} - against
+        fits = {fingerprint for fingerprint, share in shares if share == 0 and fingerprint is not None} - against
         if len(fits) == 1:
             supporters[fits.pop()] += 1
     best = max(supporters, key=supporters.__getitem__, default="")
@@ -153,7 +154,7 @@ def agreed(attempts: Sequence[Attempt], fingerprint: Digest) -> Agreed:
         if attempt.state is ReplicaState.VOTING and attempt.audits is None:
             (winners if attempt.fingerprint == fingerprint else losers).append(attempt.replica)
     canonical = min(winners)
-    right = frozenset(winners)
+    right = [attempt for attempt in attempts if attempt.replica in winners]
     for attempt in attempts:
         if attempt.state is ReplicaState.VOTING and attempt.audits is not None:
             fits = audit_fits(attempt, right)
@@ -162,15 +163,25 @@ def agreed(attempts: Sequence[Attempt], fingerprint: Digest) -> Agreed:
     return Agreed(fingerprint, canonical, tuple(winners), tuple(losers))
 
 
-def audit_fits(audit: Attempt, right: frozenset[ReplicaId]) -> bool | None:
+def audit_fits(audit: Attempt, right: Sequence[Attempt]) -> bool | None:
     """Say whether an audit fits the result that these replicas have; None when it was compared with none of them."""
-    shares = [share for other, share in audit.differences.items() if other in right]
+    shares = [share for share in (difference(audit, each) for each in right) if share is not None]
     return min(shares) == 0 if shares else None
 
 
+def difference(one: Attempt, other: Attempt) -> float | None:
+    """Return the share of the rows two results both have in which they differ; None when they were not compared.
+
+    Whichever was read later was laid beside the other.
+    """
+    share = one.differences.get(other.replica)
+    return other.differences.get(one.replica) if share is None else share
+
+
 def hopeless(attempts: Sequence[Attempt], tally: Tally) -> Hopeless | None:
-    """Return why no result will come of a task, if none will."""
-    failed = {a.host for a in attempts if a.state is ReplicaState.FAILED and a.audits is None}
+    """Return why no result will come of a task, if none will. Tests were of a task that was decided before."""
+    attempts = [attempt for attempt in attempts if attempt.audits is None and not attempt.is_test]
+    failed = {attempt.host for attempt in attempts if attempt.state is ReplicaState.FAILED}
     if len(failed) >= HOSTS_THAT_MAY_FAIL:
         return Hopeless(f"{len(failed)} different hosts failed at it; the last lines of their logs say why")
     lost = sum(attempt.state is ReplicaState.LOST for attempt in attempts)
@@ -188,5 +199,5 @@ def late_ballot_agrees(attempts: Sequence[Attempt], ballot: Attempt) -> bool | N
     """
     winners = [a for a in attempts if a.state is ReplicaState.AGREED and a.audits is None]
     if ballot.audits is not None:
-        return audit_fits(ballot, frozenset(winner.replica for winner in winners))
+        return audit_fits(ballot, winners)
     return any(winner.fingerprint == ballot.fingerprint for winner in winners)
