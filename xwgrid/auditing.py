@@ -19,7 +19,7 @@ from xwgrid.errors import BadInput
 STRIP_SHARE: Final = 1 / 500
 LEAST_ROWS: Final = 2
 # Strips one auditor renders where there are enough of them: neighbouring ones are then of different owners.
-STRIPS_AN_AUDIT: Final = 5
+STRIPS_AN_AUDIT: Final = 10
 
 _STRIP = re.compile(r"(?P<first>[0-9]{1,6})\+(?P<rows>[0-9]{1,6})")
 

@@ -29,13 +29,16 @@ from xwgrid.model import (
 )
 from xwgrid.trust import (
     NEWCOMER,
+    Caught,
     Grid,
     Standing,
     doubt,
     friends_share,
     is_suspect,
+    lie_rate,
     missing_probability,
     strips_needed,
+    wrong_rate,
 )
 from xwgrid.voting import Attempt, AuditOrder, Undecided, Verdict
 
@@ -216,7 +219,7 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     author = _author(case.attempts)
     strip = auditing.strip_rows(case.rows) / case.rows
     reach = min(1.0, policy.share + strip)
-    author_doubt = doubt(case.standings.get(author.host, NEWCOMER), grid)
+    author_doubt = doubt(case.standings.get(author.host, NEWCOMER), lie_rate(grid.climate), grid.now)
     needed = strips_needed(author_doubt, policy.epsilon, reach, friends_share(grid))
     done, out = _strips(case, author.replica, grid)
     if done >= needed:
@@ -261,21 +264,20 @@ def _number_of_strips(written: str) -> int:
     return written.count(",") + 1
 
 
-def chance_of_catching(request: JobRequest, rows: int | None, attempts: Sequence[Attempt], loser: Attempt) -> float:
-    """Return the chance with which the checks of a task catch a lie such as `loser` told: for the grid's climate."""
+def how_caught(request: JobRequest, rows: int | None, attempts: Sequence[Attempt], loser: Attempt) -> Caught:
+    """Return with what chance the checks of a task catch what `loser` handed in: for the grid's climate."""
     policy = policy_of(request)
     if not isinstance(policy, Audit) or rows is None:
-        return 1.0
-    # How much of the frame the lie altered is known where a full replica was laid beside it.
+        return Caught()
+    # How much of the frame is altered is known where a full replica was laid beside it.
     full = [a for a in attempts if a.audits is None]
     beside = [a.differences[loser.replica] for a in full if loser.replica in a.differences]
-    beside += [share for a in full for share in (loser.differences.get(a.replica),) if share is not None]
-    altered = max(beside, default=policy.share)
+    beside += [loser.differences[a.replica] for a in full if a.replica in loser.differences]
+    reach = min(1.0, max(beside, default=policy.share) + auditing.strip_rows(rows) / rows)
     strips = sum(
         _number_of_strips(a.strips) for a in attempts if a.audits == loser.replica and a.strips and a.differences
     )
-    reach = min(1.0, altered + auditing.strip_rows(rows) / rows)
-    return 1.0 - missing_probability(strips, reach, 0.0) if strips else 1.0
+    return Caught(1.0 - missing_probability(strips, reach, 0.0) if strips else 1.0, 1.0 - reach)
 
 
 # --- credibility ------------------------------------------------------------------------------------------------
@@ -288,7 +290,7 @@ def _credible(case: Case, policy: Credibility, tally: voting.Tally, grid: Grid) 
     may collude: two give the same wrong result only together.
     """
     doubts = [
-        doubt(case.standings.get(attempt.host, NEWCOMER), grid)
+        doubt(case.standings.get(attempt.host, NEWCOMER), wrong_rate(grid.climate), grid.now)
         for attempt in case.attempts
         if attempt.audits is None and attempt.state is ReplicaState.VOTING
     ]

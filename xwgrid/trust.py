@@ -87,8 +87,16 @@ class Climate(NamedTuple):
     """What the grid has met lately; every number fades with MEMORY_OF_RESULTS."""
 
     results: float = 0.0  # that were checked, of hosts nobody doubted before
-    lies: float = 0.0  # among these: each that was caught counts for those that slipped through
+    wrong: float = 0.0  # among these, whatever they altered: each that was caught counts for those that slipped through
+    lies: float = 0.0  # of these, what a single strip would have missed
     liars: float = 0.0  # hosts that were caught
+
+
+class Caught(NamedTuple):
+    """How a wrong result was caught."""
+
+    chance: float = 1.0  # with which the checks of its task catch such a one
+    missed_by_one: float = 1.0  # the chance that a single strip misses it: 0 when all of the frame is altered
 
 
 class Grid(NamedTuple):
@@ -119,20 +127,27 @@ def is_accused(standing: Standing, now: Instant) -> bool:
     return standing.suspected_until is not None and now < standing.suspected_until
 
 
-def doubt(standing: Standing, grid: Grid) -> float:
-    """Return the chance that the next result of a host is a lie, before anybody looks at it."""
-    if is_quarantined(standing, grid.now):
+def doubt(standing: Standing, rate: float, now: Instant) -> float:
+    """Return the chance that the next result of a host is wrong, before anybody looks at it.
+
+    `rate` is that of hosts nobody doubts: `wrong_rate`, or `lie_rate` where one strip is looked at in any case.
+    """
+    if is_quarantined(standing, now):
         return 1.0
-    rate = lie_rate(grid.climate)
-    if is_accused(standing, grid.now):
+    if is_accused(standing, now):
         return max(ACCUSED_DOUBT, rate)
     if standing.on_record:
         return max(SUSPECTS_DOUBT, rate)
     return rate if is_proven(standing) else max(NEWCOMERS_DOUBT, rate)
 
 
+def wrong_rate(climate: Climate) -> float:
+    """Return the rate of wrong results among those of hosts nobody doubts: the mean of the Gamma posterior."""
+    return min(1.0, (LIES_BEFOREHAND + climate.wrong) / (RESULTS_BEFOREHAND + climate.results))
+
+
 def lie_rate(climate: Climate) -> float:
-    """Return the rate of lies among the results of hosts nobody doubts: the mean of the Gamma posterior."""
+    """Return the same for wrong results that a single strip would miss."""
     return min(1.0, (LIES_BEFOREHAND + climate.lies) / (RESULTS_BEFOREHAND + climate.results))
 
 
@@ -251,15 +266,16 @@ def accused(standing: Standing, now: Instant) -> Standing:
 def met_result(climate: Climate) -> Climate:
     """Return the climate after one more result was checked."""
     kept = 1.0 - 1.0 / MEMORY_OF_RESULTS
-    return Climate(climate.results * kept + 1.0, climate.lies * kept, climate.liars * kept)
+    return Climate(climate.results * kept + 1.0, climate.wrong * kept, climate.lies * kept, climate.liars * kept)
 
 
-def met_lie(climate: Climate, chance: float) -> Climate:
-    """Return the climate after a wrong result was caught that had the chance `chance` of being caught.
+def met_wrong(climate: Climate, caught: Caught) -> Climate:
+    """Return the climate after a wrong result was caught.
 
-    It stands for the 1 / chance lies that were told until one was caught (Horvitz and Thompson, 1952).
+    It stands for the 1 / chance that were handed in until one was caught (Horvitz and Thompson, 1952).
     """
-    return climate._replace(lies=climate.lies + 1.0 / max(chance, 0.01))
+    stands_for = 1.0 / max(caught.chance, 0.01)
+    return climate._replace(wrong=climate.wrong + stands_for, lies=climate.lies + stands_for * caught.missed_by_one)
 
 
 def met_liar(climate: Climate) -> Climate:

@@ -314,6 +314,7 @@ climate = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False, comment="1: there is one row, or none"),
     Column("results", Double, nullable=False),
+    Column("wrong", Double, nullable=False),
     Column("lies", Double, nullable=False),
     Column("liars", Double, nullable=False),
     CheckConstraint("id = 1", name="one"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ from xwgrid_server.store import (
     Store,
     TaskChange,
     TaskKey,
+    TaskRow,
 )
 from xwgrid_server.verdicts import Verdicts
 
@@ -106,15 +107,15 @@ class Batch:
         """Come to a verdict on every task touched so far, and tell the index what is wanted now."""
         if self.touched:
             verdicts = Verdicts(self, self._lot)
-            for task in self._store.tasks(self.touched).values():
+            for task in self._known(self.touched):
                 verdicts.decide(task)
 
     def look_again(self, keys: list[TaskKey]) -> None:
         """Open accepted tasks again, whose author was caught."""
         verdicts = Verdicts(self, self._lot)
-        for key, task in self._store.tasks(keys).items():
+        for task in self._known(keys):
             verdicts.reopen(task)
-            self.touched.add(key)
+            self.touched.add((task.job, task.number))
 
     def read_orders(self) -> tuple[ReadOrder, ...]:
         """Return what must be read, each with the results it is to be laid beside."""
@@ -143,6 +144,13 @@ class Batch:
             credits=self.reputation.credits(),
             climate=self.reputation.climate_change(),
         )
+
+    def _known(self, keys: Collection[TaskKey]) -> list[TaskRow]:
+        """Return tasks; from now on it is known how the hosts stand that took part."""
+        tasks = list(self._store.tasks(keys).values())
+        for standings in {id(task.standings): task.standings for task in tasks}.values():
+            self.reputation.know(standings)
+        return tasks
 
     # --- what a verdict changes ---------------------------------------------------------------------------------
 

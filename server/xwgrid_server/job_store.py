@@ -234,7 +234,7 @@ class SqlStore:
 
     def climate(self) -> Climate:
         """Return what the grid has met so far."""
-        query = select(climate.c.results, climate.c.lies, climate.c.liars)
+        query = select(climate.c.results, climate.c.wrong, climate.c.lies, climate.c.liars)
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
         return Climate() if row is None else Climate(*row)

@@ -235,6 +235,7 @@ class Statements:
                 results = credits.results + excluded.results""",
         )
         self.change_climate = text("""
-            INSERT INTO climate (id, results, lies, liars) VALUES (1, :results, :lies, :liars)
-            ON CONFLICT (id) DO UPDATE SET results = excluded.results, lies = excluded.lies, liars = excluded.liars""")
+            INSERT INTO climate (id, results, wrong, lies, liars) VALUES (1, :results, :wrong, :lies, :liars)
+            ON CONFLICT (id) DO UPDATE SET results = excluded.results, wrong = excluded.wrong,
+                lies = excluded.lies, liars = excluded.liars""")
         self.enter = text(_ENTER_POSTGRESQL if dialect == "postgresql" else _ENTER_SQLITE)

@@ -10,7 +10,7 @@ from xwgrid import trust
 from xwgrid.applications.registry import application_of
 from xwgrid.model import HostId, Instant, Seconds
 from xwgrid.ready_tasks import JobCard
-from xwgrid.trust import NEWCOMER, Climate, Grid, Standing
+from xwgrid.trust import NEWCOMER, Caught, Climate, Grid, Standing
 from xwgrid.voting import Attempt
 from xwgrid_server.store import CreditChange, StandingChange
 
@@ -55,8 +55,8 @@ class Reputation:
         self._credit(card, attempt.host, credit, 1)
         return credit
 
-    def wrong(self, card: JobCard, attempt: Attempt, chance: float) -> Seconds | None:
-        """Blame a replica that was wrong; `chance` is that of catching it. Return its credit if that changed."""
+    def wrong(self, card: JobCard, attempt: Attempt, how: Caught) -> Seconds | None:
+        """Blame a replica that was wrong; Return its credit if that changed."""
         if card.request.private:
             return None
         before = self.of(attempt.host)
@@ -69,7 +69,7 @@ class Reputation:
             self._met_result(before)
         climate = self.grid.climate
         if self._was_trusted(before):
-            climate = trust.met_lie(climate, chance)
+            climate = trust.met_wrong(climate, how)
         self._met(trust.met_liar(climate) if caught else climate)
         if attempt.credit > 0:
             self._credit(card, attempt.host, -attempt.credit, -1)

@@ -10,9 +10,10 @@ import msgspec
 from xwgrid import policies
 from xwgrid.lifecycle import IN_THE_BOX, TASK_MOVES, ReplicaEvent, TaskEvent, move
 from xwgrid.model import Fixed, ReplicaId, ReplicaState, TaskState
-from xwgrid.policies import Case, Lot, chance_of_catching, policy_of
+from xwgrid.policies import Case, Lot, how_caught, policy_of
 from xwgrid.ready_tasks import JobCard, pinned, ready_task
 from xwgrid.scheduling import KnownAnswer
+from xwgrid.trust import Caught
 from xwgrid.voting import Agreed, Attempt, AuditOrder, Hopeless, Undecided, late_ballot_agrees
 from xwgrid_server.store import TaskChange, TaskRow
 
@@ -31,7 +32,6 @@ class Verdicts:
 
     def decide(self, task: TaskRow) -> None:
         """Come to a verdict on a task, or judge what came after it."""
-        self._batch.reputation.know(task.standings)
         attempts = [self._batch.present(attempt) for attempt in task.attempts]
         if task.state is TaskState.OPEN:
             self._vote(task, attempts, TaskState.OPEN)
@@ -42,7 +42,6 @@ class Verdicts:
         """Take back the verdict on an accepted task, and come to a new one with what is known now."""
         if task.state is not TaskState.AGREED:
             return
-        self._batch.reputation.know(task.standings)
         state = move(TASK_MOVES, task.state, TaskEvent.AUDITED_AGAIN)
         for attempt in task.attempts:
             if attempt.state in {ReplicaState.AGREED, ReplicaState.OUTVOTED}:
@@ -103,8 +102,8 @@ class Verdicts:
             if attempt.state is not ReplicaState.VOTING:
                 continue
             if attempt.replica in losers:
-                chance = chance_of_catching(card.request, card.rows, attempts, attempt)
-                credit = batch.reputation.wrong(card, attempt, chance)
+                caught = how_caught(card.request, card.rows, attempts, attempt)
+                credit = batch.reputation.wrong(card, attempt, caught)
                 batch.judge(task.job, task.number, attempt, ReplicaEvent.OUTVOTED, credit=credit)
             elif attempt.replica in winners:
                 credit = batch.reputation.right(card, attempt, mean, checked=checked)
@@ -129,7 +128,7 @@ class Verdicts:
                 credit = batch.reputation.right(card, attempt, batch.index.mean_seconds(task.job), checked=True)
                 batch.judge(task.job, task.number, attempt, ReplicaEvent.WON, credit=credit)
             else:
-                batch.reputation.wrong(card, attempt, 1.0)
+                batch.reputation.wrong(card, attempt, Caught())
                 batch.judge(task.job, task.number, attempt, ReplicaEvent.OUTVOTED)
 
     def _accuse(self, card: JobCard, attempts: Sequence[Attempt]) -> None:

@@ -110,6 +110,7 @@ def _create_tables() -> None:
         "climate",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False, comment="1: there is one row, or none"),
         sa.Column("results", sa.Double(), nullable=False),
+        sa.Column("wrong", sa.Double(), nullable=False),
         sa.Column("lies", sa.Double(), nullable=False),
         sa.Column("liars", sa.Double(), nullable=False),
         sa.CheckConstraint("id = 1", name="ck_climate_one"),
