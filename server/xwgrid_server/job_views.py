@@ -237,10 +237,12 @@ def _task(
         # A test under way is not shown: its answer is here already, and who saw it could pass it on.
         replicas=tuple(_replica(each, state, progress) for each in attempts if not (each.is_test and _is_out(each))),
     )
+    if row.accepted_before is not None:
+        reason = row.reason or (AUDITED_AGAIN if state is TaskState.OPEN else "")
+        view = structs.replace(view, accepted_before=row.accepted_before, reason=reason)
     if state is TaskState.OPEN:
-        again = AUDITED_AGAIN if row.accepted_before is not None else ""
-        return structs.replace(view, reason=row.reason or again)
-    view = structs.replace(view, accepted_before=row.accepted_before, undrawn=row.undrawn)
+        return view
+    view = structs.replace(view, undrawn=row.undrawn)
     if state is not TaskState.AGREED:
         return view
     canonical = next(attempt for attempt in attempts if attempt.id == row.canonical_replica)

@@ -25,7 +25,8 @@ class SmallServer:
     """Blobs by digest in `blobs`; `with SmallServer(folder) as server:` runs it on loopback.
 
     `cut` holds, for each coming body sent or received, after how many bytes the connection is cut. `events` holds the
-    bodies of coming event streams; each ends by a closed connection. `asked` lists the calls.
+    bodies of coming event streams; each ends by a closed connection. `tasks` are those of any job. `asked` lists the
+    calls.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,6 +35,7 @@ class SmallServer:
         self.partial: dict[str, bytes] = {}
         self.cut: list[int] = []
         self.events: list[list[wire.Event]] = []
+        self.tasks: list[wire.TaskView] = []
         self.asked: list[str] = []
         self._refusals = 3
         self._refusing = False
@@ -123,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(503, wire.error_body(Unavailable("the server is starting: try again in a moment")))
         elif self.path.endswith("/events"):
             self._events()
+        elif "/tasks" in self.path:
+            self._answer(200, wire.encode(wire.TaskPage(tasks=tuple(self.owner.tasks), next_after=None)))
         elif name in self.owner.blobs:
             self._blob(self.owner.blobs[name])
         else:

@@ -70,6 +70,7 @@ def test_leaving_a_watch_leaves_the_job(requester: Requester) -> None:
     command = [str(BIN / "xwgrid"), "--settings", str(requester.settings), "watch", str(number)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
+        assert "is checked by" in watching.stdout.readline()
         assert "0 of 3 frames done" in watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
         _said, told = watching.communicate(timeout=30)

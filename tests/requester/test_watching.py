@@ -9,12 +9,12 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from tests.requester.https_server import SmallServer
-from xwgrid.model import JobId, JobState
+from xwgrid.model import Audit, JobId, JobState, ReplicaId, ReplicaState, TaskNumber, TaskState
 from xwgrid.requester.client import GridClient
 from xwgrid.requester.command import main
-from xwgrid.requester.showing import jobs_table
-from xwgrid.requester.watching import clock, state_line, watch
-from xwgrid.wire import Event, JobView
+from xwgrid.requester.showing import jobs_table, print_job
+from xwgrid.requester.watching import checks, clock, state_line, watch
+from xwgrid.wire import Event, JobView, ReplicaView, TaskView
 
 
 def job(
@@ -60,6 +60,7 @@ def test_without_a_terminal_there_are_lines(server: SmallServer) -> None:
     with GridClient(server.credentials()) as client:
         views = watch(client, [JobId(7)], Console(file=told), lambda event: heard.append(event.job.agreed))
     assert told.getvalue().splitlines() == [
+        "job 7 walk is checked by fixed replication, 2 equal results",
         "job 7 walk: 0 of 4 frames done, 2 being rendered, 1:15 left",
         "job 7 walk: 4 of 4 frames done, finished, 1 rejected",
     ]
@@ -75,6 +76,7 @@ def test_a_server_that_goes_away_is_waited_for(server: SmallServer) -> None:
         watch(client, [JobId(7)], Console(file=told))
     lines = told.getvalue().splitlines()
     assert [line.split(":")[0] for line in lines] == [
+        "job 7 walk is checked by fixed replication, 2 equal results",
         "job 7 walk",
         "the server does not answer, waiting for it to come back",
         "job 7 walk",
@@ -88,6 +90,59 @@ def test_on_a_terminal_there_is_a_bar(server: SmallServer) -> None:
     with GridClient(server.credentials()) as client:
         watch(client, [JobId(7)], Console(file=told, force_terminal=True, width=120))
     assert "4 of 4 frames done, finished" in told.getvalue()
+
+
+def test_a_verdict_that_is_taken_back_is_said(server: SmallServer) -> None:
+    """Why a frame is not accepted any more, and what came of it, are lines of their own; each is said once."""
+    again = TaskView(job=JobId(7), number=TaskNumber(0), label="frame 1", state=TaskState.OPEN)
+    again = replace(again, accepted_before=ReplicaId(1), reason="audited again: its host was caught")
+    agreed = replace(again, state=TaskState.AGREED, reason="", accepted="2 equal results; the picture changed")
+    audited = replace(job(1), policy=Audit(), policy_note="")
+    end = replace(job(4, JobState.FINISHED), policy=Audit())
+    server.events = [[Event(job=audited, tasks=(again,)), Event(job=audited, tasks=(again,))]]
+    server.events += [[Event(job=end, tasks=(agreed,))]]
+    told = io.StringIO()
+    with GridClient(server.credentials(), pause=lambda _seconds: None) as client:
+        watch(client, [JobId(7)], Console(file=told, width=200))
+    lines = told.getvalue().splitlines()
+    assert lines[0] == "job 7 walk is checked by audits, epsilon 0.001, share 0.05"
+    assert lines.count("frame 1 is not accepted any more: audited again: its host was caught") == 1
+    assert lines.count("frame 1: agreed, 2 equal results; the picture changed") == 1
+
+
+def test_a_job_is_shown_with_its_checks() -> None:
+    """How results are checked, by when they are needed, why one was accepted, and what each audit found."""
+    full = ReplicaView(
+        replica=ReplicaId(1), number=0, host="desk", state=ReplicaState.AGREED, leased_at=0.0, ended_at=1.0
+    )
+    fits = replace(full, replica=ReplicaId(2), audits=full.replica, strips="12+2,90+2", differed=0.0)
+    odd = replace(fits, replica=ReplicaId(3), state=ReplicaState.OUTVOTED, differed=0.25)
+    test = replace(full, replica=ReplicaId(4), test=True)
+    task = TaskView(
+        job=JobId(7), number=TaskNumber(0), label="frame 1", state=TaskState.AGREED, accepted="2 strips fit"
+    )
+    view = replace(job(4, JobState.FINISHED), policy=Audit(), deadline=1_900_000_000.0)
+    told = io.StringIO()
+    tasks = [replace(task, replicas=(full, fits, odd, test))]
+    print_job(Console(file=told, width=200), view, tasks, whole_logs=False)
+    lines = told.getvalue().splitlines()
+    assert lines[2] == "  checked by audits, epsilon 0.001, share 0.05"
+    assert lines[3].startswith("  needed by 2030-03-")
+    assert lines[5] == "  accepted: 2 strips fit"
+    assert lines[6:] == [
+        "  replica 1 on desk: agreed",
+        "  replica 2 on desk: agreed, audit of replica 1 by 2 strips that fit",
+        "  replica 3 on desk: outvoted, audit of replica 1 by 2 strips, of which 25.0% differ",
+        "  replica 4 on desk: agreed, a test of its host",
+    ]
+
+
+def test_a_policy_that_was_not_asked_for_is_explained() -> None:
+    """The server's note stands beside what it did."""
+    view = replace(job(1), policy_note="replicated instead of audited: JPEG keeps no exact pixels")
+    assert checks(view) == (
+        "fixed replication, 2 equal results (replicated instead of audited: JPEG keeps no exact pixels)"
+    )
 
 
 def test_names_are_not_markup() -> None:

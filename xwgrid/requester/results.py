@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from xwgrid import wire
+from xwgrid.applications.registry import application_of
 from xwgrid.errors import BadInput, GridError
 from xwgrid.model import BlenderWork, Frames, JobRequest, ReplicaState, ResultFile, TaskState
 from xwgrid.requester.client import GridClient
@@ -33,11 +34,13 @@ class TaskSummary(Struct, frozen=True, kw_only=True):
     state: TaskState
     files: tuple[str, ...]
     value: str | None
-    replicas: int  # leases given out for it
-    votes_against: int  # ballots that lost
+    replicas: int  # leases given out for it, those of audits too
+    audits: int = 0  # of these, looks at a few strips of another's result
+    votes_against: int  # ballots and audits that lost
     lost: int  # leases that ran out or were dropped
     seconds: float | None  # the program's wall time of the accepted replica
     reason: str
+    accepted: str = ""  # on what grounds
 
 
 class Summary(Struct, frozen=True, kw_only=True):
@@ -92,6 +95,9 @@ def fetch(
     fetched = download(client, wanted, connections, lambda _size: None)
     said(f"{len(wanted)} files are in {folder / FRAMES}, {fetched} of them fetched just now")
     request = client.specification(job).request
+    if stale := _not_accepted(request, tasks, folder):
+        more = f" and {len(stale) - 3} more" if len(stale) > 3 else ""
+        said(f"{', '.join(stale[:3])}{more} in {folder / FRAMES}: not accepted now, so not in the film")
     in_order = reversed(tasks) if runs_backwards(request) else tasks
     pictures = [
         (task.label.removeprefix("frame "), path)
@@ -118,6 +124,16 @@ def fetch(
     return summary
 
 
+def _not_accepted(request: JobRequest, tasks: Sequence[wire.TaskView], folder: Path) -> list[str]:
+    """Return the names of files that lie there from a time when they were accepted, or from another job."""
+    there = {path.name for path in (folder / FRAMES).iterdir()} if (folder / FRAMES).is_dir() else set()
+    if not there:
+        return []
+    names = application_of(request).result_names
+    doubtful = [task.number for task in tasks if task.state is not TaskState.AGREED]
+    return [name for number in doubtful for name in names(request, number) if name in there]
+
+
 @contextlib.contextmanager
 def reporting(said: Callable[[str], None]) -> Iterator[None]:
     """Say what went wrong with an extra, and go on: the frames are there all the same."""
@@ -136,7 +152,8 @@ def runs_backwards(request: JobRequest) -> bool:
 
 def summary_of(task: wire.TaskView) -> TaskSummary:
     """Return how a task went."""
-    accepted = [replica.seconds for replica in task.replicas if replica.state is ReplicaState.AGREED]
+    full = [replica for replica in task.replicas if replica.audits is None]
+    accepted = [replica.seconds for replica in full if replica.state is ReplicaState.AGREED]
     return TaskSummary(
         number=task.number,
         label=task.label,
@@ -144,10 +161,12 @@ def summary_of(task: wire.TaskView) -> TaskSummary:
         files=tuple(file.name for file in task.files),
         value=task.value,
         replicas=len(task.replicas),
+        audits=len(task.replicas) - len(full),
         votes_against=sum(replica.state is ReplicaState.OUTVOTED for replica in task.replicas),
         lost=sum(replica.state is ReplicaState.LOST for replica in task.replicas),
         seconds=next(iter(accepted), None),
         reason=task.reason,
+        accepted=task.accepted,
     )
 
 

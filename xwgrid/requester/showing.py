@@ -13,7 +13,7 @@ from rich.text import Text
 from xwgrid import wire
 from xwgrid.lifecycle import UNEVENTFUL
 from xwgrid.model import Instant
-from xwgrid.requester.watching import state_line
+from xwgrid.requester.watching import checks, state_line
 
 _LOG_LINES = 8
 
@@ -41,11 +41,16 @@ def jobs_table(jobs: Sequence[wire.JobView]) -> Table:
 def print_job(console: Console, job: wire.JobView, tasks: Sequence[wire.TaskView], *, whole_logs: bool) -> None:
     """Print a job and some of its tasks with their replicas, reasons and the ends of their logs."""
     _say(console, state_line(job))
-    made = f"{job.replicas} leases given out, {job.quorum} equal results accept a task"
+    made = f"{job.replicas} leases given out"
     _say(console, f"  {job.application}, handed in {_when(job.created_at)} by {job.owner}; {made}")
+    _say(console, f"  checked by {checks(job)}")
+    if job.deadline is not None:
+        _say(console, f"  needed by {_when(job.deadline)}")
     for task in tasks:
         value = "" if task.value is None else f" = {task.value}"
         _say(console, f"{task.label} (task {task.number}): {task.state.value}{value}")
+        if task.accepted:
+            _say(console, f"  accepted: {task.accepted}")
         if task.reason:
             _say(console, f"  {task.reason}")
         for replica in task.replicas:
@@ -59,6 +64,10 @@ def print_job(console: Console, job: wire.JobView, tasks: Sequence[wire.TaskView
 def replica_line(replica: wire.ReplicaView) -> str:
     """Return one attempt in one line: what became of it on which host, and why."""
     parts = [f"replica {replica.replica} on {replica.host}: {replica.state.value.replace('_', ' ')}"]
+    if replica.audits is not None:
+        parts.append(f"audit of replica {replica.audits} by {_strips(replica)}")
+    if replica.test:
+        parts.append("a test of its host")
     if replica.cause is not None:
         parts.append(replica.cause.value.replace("_", " "))
     if replica.message:
@@ -72,6 +81,14 @@ def replica_line(replica: wire.ReplicaView) -> str:
     if replica.fingerprint:
         parts.append(f"result {replica.fingerprint[:12]}")
     return ", ".join(parts)
+
+
+def _strips(replica: wire.ReplicaView) -> str:
+    count = (replica.strips or "").count(",") + 1
+    said = f"{count} strip{'' if count == 1 else 's'}"
+    if replica.differed is None:
+        return said
+    return said + (f", of which {replica.differed:.1%} differ" if replica.differed else " that fit")
 
 
 def _when(instant: Instant) -> str:

@@ -93,7 +93,7 @@ def download(
 
 
 def download_blob(client: GridClient, file: ResultFile, path: Path, received: Callable[[int], None]) -> bool:
-    """Fetch one result file to `path`, by way of `path`.part; False when it was there and right already.
+    """Fetch one result file to `path`, by way of a file beside it; False when it was there and right already.
 
     Raises WrongBytes when the bytes are not those named, OutOfSpace, or whatever the server refuses with.
     """
@@ -101,7 +101,8 @@ def download_blob(client: GridClient, file: ResultFile, path: Path, received: Ca
         if path.is_file() and path.stat().st_size == file.size and digest_of(path) == file.sha256:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".part")
+        # Named by the bytes it is to have: another result may be accepted before this one is here.
+        partial = path.with_name(f"{path.name}.{file.sha256[:8]}.part")
         for attempt in range(_ATTEMPTS):
             try:
                 _fetch(client, file, partial, received)

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from xwgrid import wire
 from xwgrid.errors import GridError
-from xwgrid.model import JobId, JobState
+from xwgrid.model import JobId, JobState, TaskNumber, TaskState
+from xwgrid.policies import described
 from xwgrid.requester.client import ENDED, GridClient
 
 # A line a second is enough for a log file, however fast frames are done.
@@ -79,12 +80,17 @@ def watch(
     """
     display = _LiveDisplay(console) if console.is_terminal else _LineDisplay(console)
     last: dict[JobId, wire.JobView] = {}
+    doubted: set[tuple[JobId, TaskNumber]] = set()
     away = False
     with display:
         for item in news(client, jobs):
             if isinstance(item, wire.Event):
                 away = False
+                if item.job.id not in last and item.job.state not in ENDED:
+                    display.say(f"job {item.job.id} {item.job.name} is checked by {checks(item.job)}")
                 last[item.job.id] = item.job
+                for sentence in changed_verdicts(item, doubted):
+                    display.say(sentence)
                 display.show(item.job)
                 heard(item)
             elif isinstance(item, Trouble):
@@ -96,6 +102,29 @@ def watch(
             else:
                 idle()
     return last
+
+
+def checks(job: wire.JobView) -> str:
+    """Return how a job's results are checked, and why not as it was asked."""
+    note = f" ({job.policy_note})" if job.policy_note else ""
+    return described(job.policy, job.quorum) + note
+
+
+def changed_verdicts(event: wire.Event, doubted: set[tuple[JobId, TaskNumber]]) -> list[str]:
+    """Return a sentence for each task whose verdict is taken back, and for what came of it.
+
+    `doubted` holds, from event to event, the tasks that are being looked at again.
+    """
+    said = []
+    for task in event.tasks:
+        key = (task.job, task.number)
+        if task.state is TaskState.OPEN and task.accepted_before is not None and key not in doubted:
+            doubted.add(key)
+            said.append(f"{task.label} is not accepted any more: {task.reason}")
+        elif task.state is not TaskState.OPEN and task.accepted_before is not None and key in doubted:
+            doubted.discard(key)
+            said.append(f"{task.label}: {task.state.value}, {task.accepted or task.reason}")
+    return said
 
 
 def state_line(job: wire.JobView) -> str:
