@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,11 @@ from rich.console import Console
 
 from tests.requester.https_server import SmallServer
 from xwgrid.errors import BadInput
-from xwgrid.model import BlenderWork, Frames
+from xwgrid.model import Audit, BlenderWork, Credibility, Fixed, Frames
 from xwgrid.requester.command import main
 from xwgrid.requester.settings import Settings
 from xwgrid.requester.submission import prepared
-from xwgrid.requester.wishes import Wishes, parse_resolution
+from xwgrid.requester.wishes import Wishes, parse_deadline, parse_resolution
 from xwgrid.splitting import task_count
 
 QUIET = Console(file=io.StringIO())
@@ -83,6 +84,27 @@ def test_the_refusal_lists_what_is_missing(scenes: Path, settings_file: Path) ->
         (("--resolution", "0%"), "leaves no picture"),
         (("--resolution", "0x10"), "each side has 1 to 65536"),
         (("--replicas", "1", "--quorum", "2"), "1 replicas can never give the 2 equal results"),
+        (("--quorum", "3"), "2 replicas can never give the 3 equal results"),
+        (("--quorum", "17"), "--quorum 17 is out of bounds: give a number from 1 to 16"),
+        (("--replicas", "0"), "--replicas 0 is out of bounds"),
+        (("--policy", "boinc"), "'boinc' is not one of"),
+        (("--policy", "audit", "--epsilon", "0"), "epsilon 0.0 is no chance to put up with"),
+        (("--policy", "credibility", "--epsilon", "0.6"), "must be above 0 and at most 0.5"),
+        (("--epsilon", "nan"), "epsilon nan is no chance"),
+        (("--epsilon", "1e999"), "epsilon inf is no chance"),
+        (("--epsilon", "small"), "'small' is not a valid float"),
+        (("--share", "0"), "share 0.0 is no part of a frame"),
+        (("--policy", "fixed", "--epsilon", "0.1"), "--epsilon does not go with --policy fixed"),
+        (("--policy", "audit", "--replicas", "3"), "--replicas does not go with --policy audit"),
+        (("--policy", "credibility", "--share", "0.1"), "--share does not go with --policy credibility"),
+        (("--quorum", "2", "--epsilon", "0.1"), "--epsilon does not go with --quorum"),
+        (("--deadline", "soon"), "'soon' is no deadline: write a span such as 'in 3h'"),
+        (("--deadline", "in 3"), "no span of time"),
+        (("--deadline", "in -3h"), "no span of time"),
+        (("--deadline", "2001-01-01"), "the deadline is past"),
+        (("--deadline", "in 999999999d"), "more than ten years away"),
+        (("--deadline", "0001-01-01"), "deadline"),
+        (("--deadline", "9" * 10_000), "is no deadline"),
         (("--name", ""), "1 to 200 characters"),
         (("--format", "gif"), "'gif' is not one of"),
     ],
@@ -171,6 +193,41 @@ def test_wishes_win_over_the_scene(scenes: Path, settings: Settings) -> None:
         assert (work.width, work.height, work.format, work.color_depth) == (32, 18, "OPEN_EXR", "16")
         assert (work.samples, work.engine, work.seed, work.renderer) == (8, "EEVEE", 5, None)
         assert (job.request.name, task_count(job.request.split)) == ("walk", 1_000_000)
+
+
+def test_checks_are_asked_for_as_written(scenes: Path, settings: Settings) -> None:
+    """Nothing said asks for the server's default; counts mean replication, chances audits; a policy may be named."""
+    for wishes, policy, votes in (
+        (Wishes(), None, (2, 2)),
+        (Wishes(replicas=3), Fixed(), (3, 2)),
+        (Wishes(policy="fixed"), Fixed(), (2, 2)),
+        (Wishes(quorum=1, replicas=1), Fixed(), (1, 1)),
+        (Wishes(epsilon=0.01), Audit(epsilon=0.01), (2, 2)),
+        (Wishes(share=0.5), Audit(share=0.5), (2, 2)),
+        (Wishes(policy="credibility", epsilon=0.5), Credibility(epsilon=0.5), (2, 2)),
+    ):
+        with prepared(scenes / "good.blend", wishes, settings, QUIET) as job:
+            assert (job.request.policy, (job.request.replicas, job.request.quorum)) == (policy, votes)
+
+
+def test_whether_a_scene_is_denoised_is_said_outright(scenes: Path, settings: Settings) -> None:
+    """The server sees from the job alone whether its frames can be rendered in parts."""
+    for wish in (None, False, True):
+        with prepared(scenes / "good.blend", Wishes(denoise=wish), settings, QUIET) as job:
+            assert isinstance(job.request.work, BlenderWork)
+            assert isinstance(job.request.work.denoise, bool)
+            assert wish is None or job.request.work.denoise is wish
+
+
+def test_deadlines_are_read() -> None:
+    """A span from now, or a time; one without a zone is of this machine's."""
+    now = 1_800_000_000.0
+    assert parse_deadline("in 3h", now) == now + 10_800
+    assert parse_deadline(" In 1.5d ", now) == now + 129_600
+    assert parse_deadline("2027-05-01T18:00+02:00", now) == 1_809_187_200.0
+    assert parse_deadline("2027-05-01T16:00Z", now) == 1_809_187_200.0
+    local = datetime(2027, 5, 1, 18, tzinfo=None).timestamp()  # noqa: DTZ001  # this machine's
+    assert parse_deadline("2027-05-01T18:00", now) == local
 
 
 def test_without_blender_the_numbers_must_be_given(scenes: Path, without_blender: Settings) -> None:
