@@ -23,7 +23,6 @@ from xwgrid.model import (
     Instant,
     JobRequest,
     Policy,
-    ReplicaId,
     ReplicaState,
     Seconds,
 )
@@ -213,15 +212,14 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     quorum = quorum_of(case.request)
     if tally.most >= quorum:
         return voting.agreed(case.attempts, tally.best)
-    failed = sum(a.state is ReplicaState.FAILED and a.audits is not None for a in case.attempts)
-    if case.rows is None or failed >= AUDITS_THAT_MAY_FAIL:
-        return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
     author = _author(case.attempts)
+    if case.rows is None or _audits_lead_nowhere(case, author):
+        return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
     strip = auditing.strip_rows(case.rows) / case.rows
     reach = min(1.0, policy.share + strip)
     author_doubt = doubt(case.standings.get(author.host, NEWCOMER), lie_rate(grid.climate), grid.now)
     needed = strips_needed(author_doubt, policy.epsilon, reach, friends_share(grid))
-    done, out = _strips(case, author.replica, grid)
+    done, out = _strips(case, author, grid)
     if done >= needed:
         return voting.agreed(case.attempts, tally.best)
     missing = needed - done - out
@@ -239,23 +237,34 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     return Undecided(0, (*case.ordered, *dealt))
 
 
+def _audits_lead_nowhere(case: Case, author: Attempt) -> bool:
+    """Say whether a result is to be replicated: auditors fail, vanish, or nobody is left who could be one."""
+    audits = [attempt for attempt in case.attempts if attempt.audits is not None]
+    came = [audit for audit in audits if audit.state is ReplicaState.VOTING]
+    failed = sum(audit.state is ReplicaState.FAILED for audit in audits)
+    failed += sum(audit.audits == author.replica and voting.difference(audit, author) is None for audit in came)
+    lost = sum(audit.state is ReplicaState.LOST for audit in audits)
+    live = any(audit.state in LIVE for audit in audits)
+    nobody_left = bool(came) and not live and not case.others
+    return failed >= AUDITS_THAT_MAY_FAIL or lost >= voting.LEASES_THAT_MAY_BE_LOST or nobody_left
+
+
 def _author(attempts: Sequence[Attempt]) -> Attempt:
     ballots = (a for a in attempts if a.audits is None and a.state is ReplicaState.VOTING and a.fingerprint is not None)
     return min(ballots, key=lambda attempt: attempt.replica)
 
 
-def _strips(case: Case, author: ReplicaId, grid: Grid) -> tuple[int, int]:
+def _strips(case: Case, author: Attempt, grid: Grid) -> tuple[int, int]:
     """Return the strips that fit, and those still out. Those of an auditor who was wrong lately count for nothing."""
     done = 0
-    out = sum(map(_number_of_strips, (order.strips for order in case.ordered if order.audits == author)))
+    out = sum(_number_of_strips(order.strips) for order in case.ordered if order.audits == author.replica)
     for attempt in case.attempts:
-        if attempt.audits != author or attempt.strips is None:
+        if attempt.audits != author.replica or attempt.strips is None:
             continue
+        fits = attempt.state is ReplicaState.VOTING and voting.difference(attempt, author) == 0
         if attempt.state in LIVE:
             out += _number_of_strips(attempt.strips)
-        elif attempt.state is ReplicaState.VOTING and not is_suspect(
-            case.standings.get(attempt.host, NEWCOMER), grid.now
-        ):
+        elif fits and not is_suspect(case.standings.get(attempt.host, NEWCOMER), grid.now):
             done += _number_of_strips(attempt.strips)
     return done, out
 

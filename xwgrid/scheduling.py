@@ -9,13 +9,13 @@ never get the same replica.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from random import Random
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from xwgrid.drawing import LEAST_OWNERS, Lottery, Owners, Wish
+from xwgrid.known_answers import KnownAnswer, KnownAnswers
 from xwgrid.lifecycle import KEEPS_OTHERS_OUT
 from xwgrid.model import (
     Credibility,
@@ -42,11 +42,6 @@ BUCKETS_LOOKED_AT: Final = 64
 LOADED_BONUS: Final = 2
 
 
-# Tasks with a known answer that are kept for new hosts, of each class.
-KNOWN_ANSWERS: Final = 64
-KNOWN_ANSWERS_LOOKED_AT: Final = 8
-
-
 class HostCard(NamedTuple):
     """What the choice needs to know of a host."""
 
@@ -55,7 +50,7 @@ class HostCard(NamedTuple):
     programs: Mapping[str, Program]  # by runtime
     loaded: frozenset[Digest] = frozenset()
     standing: Standing = NEWCOMER
-    in_test: bool = False  # it is at a task whose answer is known
+    in_test: bool = False  # it holds a lease of a task whose answer is known
 
 
 class Choice(NamedTuple):
@@ -70,16 +65,6 @@ class Choice(NamedTuple):
     left: tuple[AuditOrder, ...] = ()  # the task's other audits
     is_test: bool = False
     drawn: bool = True  # by lot; else the task was there for whoever asked
-
-
-class KnownAnswer(NamedTuple):
-    """A decided task of an open job: what a new host makes of it tells what it is worth."""
-
-    card: JobCard
-    task: TaskNumber
-    made: int
-    result_class: str
-    voters: frozenset[int]
 
 
 # The tasks of a job that want replicas, in order of number, after a number, at most so many.
@@ -113,7 +98,7 @@ class ReadyIndex:
         self._jobs: dict[JobId, ReadyTasks] = {}
         self._live: dict[JobId, int] = {}  # live leases of each job
         self._live_of: dict[UserId, int] = {}  # and of each requester
-        self._known: dict[str, deque[KnownAnswer]] = {}  # by class
+        self.answers = KnownAnswers()
 
     # --- what the coordinator tells it -------------------------------------------------------------------------
 
@@ -129,6 +114,7 @@ class ReadyIndex:
         for number in () if job is None else job.begun:
             self._lottery.withdraw((card.job, number))
         self._count(card, -self._live.get(card.job, 0))
+        self.answers.forget_job(card.job)
 
     def offer(self, job: JobId, task: ReadyTask, now: Instant) -> int:
         """Take the present truth about a begun task; one that wants nothing is taken out.
@@ -140,7 +126,7 @@ class ReadyIndex:
     def decided(self, known: KnownAnswer) -> None:
         """Keep a decided task of an open job for hosts that have to prove themselves."""
         if known.card.job in self._jobs and not known.card.request.private:
-            self._known.setdefault(known.result_class, deque(maxlen=KNOWN_ANSWERS)).append(known)
+            self.answers.keep(known)
 
     def lease_ended(self, card: JobCard) -> None:
         """Count one live lease of a job less."""
@@ -175,9 +161,10 @@ class ReadyIndex:
         """Return how many owners (in a private job: hosts) are about who take no part in a task yet."""
         taking_part = {attempt.voter: attempt.result_class for attempt in attempts if attempt.state in KEEPS_OTHERS_OUT}
         result_class = next(iter(taking_part.values()), "")
+        own = self._census.seen(result_class, card.owner)
         if card.request.private:
-            return max(0, self._census.seen(result_class, card.owner) - len(taking_part))
-        return max(0, self._census.count(result_class) - len(taking_part))
+            return max(0, own - len(taking_part))
+        return max(0, self._census.count(result_class) - len(taking_part) - (own > 0))
 
     # --- the lottery --------------------------------------------------------------------------------------------
 
@@ -250,7 +237,7 @@ class ReadyIndex:
         if is_quarantined(host.standing, now):
             return []
         if not host.standing.tested and not host.standing.vouched:
-            if host.in_test:
+            if host.in_test or self.answers.is_tested(host.host):
                 return []
             test = self._test(host)
             if test is not None:
@@ -270,7 +257,7 @@ class ReadyIndex:
         """Return, in one sentence, why `choose` found nothing for this host."""
         if is_quarantined(host.standing, now):
             return f"this host is {told_standing(host.standing, now)}"
-        if host.in_test:
+        if host.in_test or self.answers.is_tested(host.host):
             return "this host is at its first task, whose answer is known: more comes when that is right"
         if not self._jobs:
             return "there is no open job"
@@ -288,18 +275,11 @@ class ReadyIndex:
         fitting = next((job for job in wanted if self._refusal(job, host) is None), None)
         if fitting is None:
             return None
-        known = self._known.get(self._class_of(fitting, host), deque())
-        for _ in range(min(len(known), KNOWN_ANSWERS_LOOKED_AT)):
-            answer = known.popleft()
-            if answer.card.job not in self._jobs:
-                continue
-            if host.owner in answer.voters or host.owner == answer.card.owner:
-                known.append(answer)
-                continue
-            known.append(answer._replace(made=answer.made + 1, voters=answer.voters | {host.owner}))
-            self._count(answer.card, 1)
-            return Choice(answer.card, answer.task, answer.made, host.owner, answer.result_class, is_test=True)
-        return None
+        answer = self.answers.take(host.host, host.owner, self._class_of(fitting, host), self._jobs)
+        if answer is None:
+            return None
+        self._count(answer.card, 1)
+        return Choice(answer.card, answer.task, answer.made, host.owner, answer.result_class, is_test=True)
 
     def _drawn(self, host: HostCard, wanted: int, now: Instant) -> list[Choice]:
         chosen: list[Choice] = []

@@ -237,6 +237,20 @@ def after_wrong(standing: Standing, now: Instant, *, test: bool = False) -> Stan
     return quarantined(wrong, now) if test or wrong.on_record >= WRONG_RESULTS else wrong
 
 
+def after_cleared(standing: Standing) -> Standing:
+    """Return the standing after a verdict against a host was taken back.
+
+    When nothing is left on its record it is not set aside any more, unless the operator did that.
+    """
+    on_record = max(0, standing.on_record - 1)
+    released = on_record == 0 and not standing.reason
+    return standing._replace(
+        wrong=max(0, standing.wrong - 1),
+        on_record=on_record,
+        quarantined_until=None if released else standing.quarantined_until,
+    )
+
+
 def quarantined(standing: Standing, now: Instant, seconds: Seconds | None = None, reason: str = "") -> Standing:
     """Return the standing of a host that is set aside: for `seconds`, or longer each time.
 

@@ -168,8 +168,10 @@ class Batch:
     def judge(self, job: JobId, number: int, attempt: Attempt, event: ReplicaEvent, **told: Any) -> None:
         """Move a ballot or an audit on by a verdict."""
         row = self._rows.get(attempt.replica) or ReplicaRow(attempt, job, number, None, None)  # type: ignore[arg-type]
-        if self.change(row, event, told) is ReplicaState.OUTVOTED:
-            self.count(job, outvoted=1)
+        was = row.attempt.state
+        state = self.change(row, event, told)
+        if (state is ReplicaState.OUTVOTED) is not (was is ReplicaState.OUTVOTED):
+            self.count(job, outvoted=1 if state is ReplicaState.OUTVOTED else -1)
 
     def change(self, row: ReplicaRow, event: ReplicaEvent, told: dict[str, Any]) -> ReplicaState:
         """Move a replica by the table, and return the state it has now."""
@@ -182,6 +184,8 @@ class Batch:
         differences = attempt.differences
         if told.get("differences"):
             differences = msgspec.json.decode(told["differences"], type=dict[ReplicaId, float])
+        if attempt.is_test and state is not ReplicaState.READING:
+            self.index.answers.test_ended(attempt.host)
         after = attempt._replace(state=state, cause=cause, differences=differences, **known)
         self._rows[attempt.replica] = row._replace(attempt=after)
         return state

@@ -71,10 +71,19 @@ class Reputation:
         if self._was_trusted(before):
             climate = trust.met_wrong(climate, how)
         self._met(trust.met_liar(climate) if caught else climate)
-        if attempt.credit > 0:
-            self._credit(card, attempt.host, -attempt.credit, -1)
-            return 0.0
-        return None
+        return self.unproved(card, attempt)
+
+    def unproved(self, card: JobCard, attempt: Attempt) -> Seconds | None:
+        """Take back what a replica was given by a verdict that does not stand; return its credit if that changed."""
+        if attempt.credit <= 0:
+            return None
+        self._credit(card, attempt.host, -attempt.credit, -1)
+        return 0.0
+
+    def cleared(self, card: JobCard, attempt: Attempt) -> None:
+        """Take the blame off a replica that lost a vote and won the one that took its place."""
+        if not card.request.private:
+            self._change(attempt.host, trust.after_cleared(self.of(attempt.host)))
 
     def accuse(self, host: HostId) -> None:
         """Suspect a host whose result, or audit, is disputed, until the vote."""

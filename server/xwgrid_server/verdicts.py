@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from xwgrid import policies
-from xwgrid.lifecycle import IN_THE_BOX, TASK_MOVES, ReplicaEvent, TaskEvent, move
+from xwgrid.known_answers import KnownAnswer
+from xwgrid.lifecycle import KEEPS_OTHERS_OUT, TASK_MOVES, ReplicaEvent, TaskEvent, move
 from xwgrid.model import Fixed, ReplicaId, ReplicaState, TaskState
 from xwgrid.policies import Case, Lot, how_caught, policy_of
 from xwgrid.ready_tasks import JobCard, pinned, ready_task
-from xwgrid.scheduling import KnownAnswer
 from xwgrid.trust import Caught
 from xwgrid.voting import Agreed, Attempt, AuditOrder, Hopeless, Undecided, late_ballot_agrees
 from xwgrid_server.store import TaskChange, TaskRow
@@ -39,14 +39,19 @@ class Verdicts:
             self._late(task, attempts)
 
     def reopen(self, task: TaskRow) -> None:
-        """Take back the verdict on an accepted task, and come to a new one with what is known now."""
-        if task.state is not TaskState.AGREED:
+        """Take back the verdict on an accepted task, and come to a new one with what is known now.
+
+        Fixed replication does not look at standing: its verdicts stay.
+        """
+        card = self._batch.card(task.job)
+        if task.state is not TaskState.AGREED or isinstance(policy_of(card.request), Fixed):
             return
         state = move(TASK_MOVES, task.state, TaskEvent.AUDITED_AGAIN)
         for attempt in task.attempts:
-            if attempt.state in {ReplicaState.AGREED, ReplicaState.OUTVOTED}:
+            if attempt.state is ReplicaState.AGREED:
                 self._batch.judge(task.job, task.number, attempt, ReplicaEvent.REOPENED)
         self._batch.count(task.job, agreed=-1)
+        self._batch.index.answers.forget_task(task.job, task.number)
         attempts = [self._batch.present(attempt) for attempt in task.attempts]
         self._vote(task._replace(state=state), attempts, TaskState.AGREED, AUDITED_AGAIN)
 
@@ -54,25 +59,28 @@ class Verdicts:
         batch = self._batch
         card = batch.card(task.job)
         others = batch.index.others(card, attempts)
-        case = Case(card.request, card.rows, attempts, task.audits, batch.reputation.standings, others)
+        # Who lost a vote that was taken back has a voice in the next one.
+        box = [a._replace(state=ReplicaState.VOTING) if a.state is ReplicaState.OUTVOTED else a for a in attempts]
+        case = Case(card.request, card.rows, box, task.audits, batch.reputation.standings, others)
         verdict = policies.decide(case, batch.reputation.grid, self._lot)
         state, wanted, canonical, reason = TaskState.OPEN, 0, None, why
         audits: tuple[AuditOrder, ...] = ()
         match verdict:
             case Agreed():
                 state, canonical, reason = move(TASK_MOVES, task.state, TaskEvent.AGREED), verdict.canonical, ""
-                self._settle(task, card, attempts, verdict)
+                self._settle(task, card, attempts, box, verdict)
                 batch.count(task.job, agreed=1)
             case Hopeless():
                 state, reason = move(TASK_MOVES, task.state, TaskEvent.GIVEN_UP), verdict.reason
                 for attempt in attempts:
                     if attempt.state is ReplicaState.VOTING:
                         # Nobody knows who of them was right.
-                        batch.judge(task.job, task.number, attempt, ReplicaEvent.OUTVOTED)
+                        credit = batch.reputation.unproved(card, attempt)
+                        batch.judge(task.job, task.number, attempt, ReplicaEvent.OUTVOTED, credit=credit)
                 batch.count(task.job, failed=1)
             case Undecided():
                 wanted, audits = verdict.wanted, verdict.audits
-                self._accuse(card, attempts)
+                self._accuse(card, box)
         ready = ready_task(task.number, wanted, task.made, attempts, audits)
         batch.put_task(
             TaskChange(
@@ -91,18 +99,23 @@ class Verdicts:
         opened = batch.index.offer(task.job, ready, batch.now)
         batch.newly_wanted += max(0, opened - task.wanted)
 
-    def _settle(self, task: TaskRow, card: JobCard, attempts: Sequence[Attempt], verdict: Agreed) -> None:
-        """Judge all that is in the box, reward who was right and blame who was not."""
+    def _settle(
+        self, task: TaskRow, card: JobCard, attempts: Sequence[Attempt], box: Sequence[Attempt], verdict: Agreed
+    ) -> None:
+        """Judge all that is in the box, reward who was right and blame who was not, if that was not done before."""
         batch = self._batch
         winners, losers = set(verdict.winners), set(verdict.losers)
         right = [attempt for attempt in attempts if attempt.replica in winners]
         checked = len({attempt.voter for attempt in right}) > 1
         mean = batch.index.mean_seconds(task.job)
         for attempt in attempts:
-            if attempt.state is not ReplicaState.VOTING:
+            if attempt.state is ReplicaState.OUTVOTED and attempt.replica in winners:
+                batch.reputation.cleared(card, attempt)
+                batch.judge(task.job, task.number, attempt, ReplicaEvent.REOPENED)
+            elif attempt.state is not ReplicaState.VOTING:
                 continue
             if attempt.replica in losers:
-                caught = how_caught(card.request, card.rows, attempts, attempt)
+                caught = how_caught(card.request, card.rows, box, attempt)
                 credit = batch.reputation.wrong(card, attempt, caught)
                 batch.judge(task.job, task.number, attempt, ReplicaEvent.OUTVOTED, credit=credit)
             elif attempt.replica in winners:
@@ -110,9 +123,10 @@ class Verdicts:
                 batch.judge(task.job, task.number, attempt, ReplicaEvent.WON, credit=credit)
             else:
                 batch.judge(task.job, task.number, attempt, ReplicaEvent.CANCELLED)
-        canonical = next(attempt for attempt in attempts if attempt.replica == verdict.canonical)
-        voters = frozenset(a.voter for a in attempts if a.state in IN_THE_BOX or a.state is ReplicaState.LEASED)
-        batch.index.decided(KnownAnswer(card, task.number, task.made, canonical.result_class, voters))
+        if checked:
+            canonical = next(attempt for attempt in attempts if attempt.replica == verdict.canonical)
+            voters = frozenset(attempt.voter for attempt in attempts if attempt.state in KEEPS_OTHERS_OUT)
+            batch.index.decided(KnownAnswer(card, task.number, task.made, canonical.result_class, voters))
 
     def _late(self, task: TaskRow, attempts: list[Attempt]) -> None:
         """Judge ballots and audits that came after the verdict. The verdict stays."""
