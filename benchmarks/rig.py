@@ -23,7 +23,7 @@ from xwgrid_server import accounts
 from benchmarks.load import Burst, Load, Plan, Volunteer
 from tests.grid import Grid
 from tests.postgresql import PostgreSQL
-from xwgrid.model import Count, DigestWork, JobId, JobRequest, JobState
+from xwgrid.model import Count, DigestWork, Fixed, JobId, JobRequest, JobState
 from xwgrid.requester.client import GridClient
 from xwgrid.wire import EnrolRequest
 
@@ -43,7 +43,8 @@ class Rig(Struct, frozen=True):
     def submit(self, tasks: int, seed: str) -> JobId:
         """Hand in a job of digest tasks, one replica each; return when it is open."""
         work = DigestWork(seed=seed, rounds=1)
-        request = JobRequest(name="benchmark", work=work, split=Count(count=tasks), replicas=1, quorum=1)
+        split = Count(count=tasks)
+        request = JobRequest(name="benchmark", work=work, split=split, policy=Fixed(), replicas=1, quorum=1)
         job = self.client.submit(request).id
         # The tasks of a large job are entered in slabs, after the answer; it is open with the last of them.
         for event in self.client.events(job):

@@ -15,7 +15,7 @@ from tests.grid import Grid
 from tests.rendering import pixels, render_plainly, tiny_scene
 from xwgrid import wire
 from xwgrid.applications.digest import expected_value
-from xwgrid.model import Count, DigestWork, JobId, JobRequest, JobState, ReplicaState
+from xwgrid.model import Count, DigestWork, Fixed, JobId, JobRequest, JobState, ReplicaState
 from xwgrid.requester.client import ENDED
 from xwgrid.requester.settings import save_credentials
 
@@ -80,7 +80,7 @@ def test_values_survive_ten_kills(tmp_path: Path) -> None:
     """Ten kill -9 of the server and of volunteers: every value of a job is there once, right, and by two voters."""
     work = DigestWork(seed="kill", rounds=300_000)
     tasks = 120
-    request = JobRequest(name="kill", work=work, split=Count(count=tasks), replicas=2, quorum=2)
+    request = JobRequest(name="kill", work=work, split=Count(count=tasks), policy=Fixed(), replicas=2, quorum=2)
     with contextlib.ExitStack() as stack:
         grid = stack.enter_context(_grid_of_three(tmp_path / "grid"))
         victims = _prepare(grid)
@@ -108,8 +108,9 @@ def test_frames_survive_ten_kills(tmp_path: Path) -> None:
         command = ("xwgrid", "--settings", str(settings))
 
         def submit() -> JobId:
-            wishes = ["--frames", f"1-{frames}", "--samples", str(SAMPLES), "--seed", "0", "--json"]
-            return wire.decode(grid.run(*command, "submit", str(scene), *wishes), wire.JobView).id
+            wishes = ["--frames", f"1-{frames}", "--samples", str(SAMPLES), "--seed", "0", "--policy", "fixed"]
+            view = grid.run(*command, "submit", str(scene), *wishes, "--json")
+            return wire.decode(view, wire.JobView).id
 
         jobs = _kill_during(grid, submit, frames, 2, victims)
         for job in jobs:

@@ -21,7 +21,7 @@ from tests.grid import Grid
 from tests.server.certificates import key_pem, new_key, signing_request
 from tests.server.small_grid import facts
 from xwgrid import wire
-from xwgrid.model import Count, DigestWork, InputFile, JobRequest, Limits, UserId
+from xwgrid.model import Count, DigestWork, Fixed, InputFile, JobRequest, Limits, UserId
 from xwgrid.wire import Held, Lease, WorkAnswer, WorkRequest
 
 T = TypeVar("T")
@@ -185,6 +185,7 @@ def own_job(*inputs: InputFile, count: int = 1, result_bytes: int = 1 << 20) -> 
         work=DigestWork(seed=noise(8).hex()),
         split=Count(count=count),
         inputs=inputs,
+        policy=Fixed(),
         replicas=1,
         quorum=1,
         private=True,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 from xwgrid_server import accounts
 
 from tests.grid import Grid
@@ -15,7 +16,7 @@ from tests.server.callers import Machine, Requester, api_url, digest, noise, own
 from tests.server.small_grid import finished
 from xwgrid import wire
 from xwgrid.applications.digest import expected_value
-from xwgrid.model import DigestWork, JobSpec, JobState
+from xwgrid.model import Credibility, DigestWork, Fixed, JobSpec, JobState
 from xwgrid.wire import Report
 
 ANONYMOUS = {"Authorization": ""}
@@ -170,8 +171,7 @@ def test_a_job_is_handed_in_with_what_it_needs(user: Requester) -> None:
     assert answer.headers["Location"] == f"/v1/jobs/{job.id}"
     assert (job.owner, job.tasks, job.application) == (user.name, 3, "digest")
     spec = wire.decode(user.http.get(f"/v1/blobs/{job.spec}").content, JobSpec)
-    assert spec.request.policy is not None
-    assert msgspec.structs.replace(spec.request, policy=None, policy_note="") == request
+    assert spec.request == request
     assert json.loads(spec.application.manifest)["application"] == "digest"
     assert wire.decode(user.http.get(f"/v1/jobs/{job.id}").content, wire.JobView) == job
     assert wire.decode(user.http.get("/v1/jobs?limit=1").content, wire.JobList).jobs == (job,)
@@ -190,6 +190,52 @@ def test_a_job_that_cannot_be_done_is_refused(user: Requester) -> None:
     request = json.loads(wire.encode(own_job()))
     answer = user.http.post("/v1/jobs", content=json.dumps({**request, "replicas": 1, "quorum": 2}))
     assert refusal(answer) == (400, "bad_input")
+    assert wire.decode(user.http.get("/v1/jobs").content, wire.JobList).jobs == ()
+
+
+def test_a_job_gets_the_servers_policy_and_says_so(user: Requester) -> None:
+    """Values cannot be audited: a job that asks for nothing is replicated, and its view and document say why."""
+    request = replace(own_job(), policy=None, private=False, replicas=2, quorum=2)
+    job = user.submit(request)
+    assert job.policy == Fixed()
+    assert job.policy_note == "replicated instead of audited: its results are values, not pictures"
+    spec = wire.decode(user.http.get(f"/v1/blobs/{job.spec}").content, JobSpec)
+    assert (spec.request.policy, spec.request.policy_note) == (job.policy, job.policy_note)
+    user.http.post(f"/v1/jobs/{job.id}/cancel")
+    credible = user.submit(replace(request, policy=Credibility(epsilon=0.01), deadline=time.time() + 3_600))
+    assert (credible.policy, credible.policy_note) == (Credibility(epsilon=0.01), "")
+    assert credible.deadline is not None
+    user.http.post(f"/v1/jobs/{credible.id}/cancel")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "sentence"),
+    [
+        ('{"policy": {"by": "boinc"}}', 403, "it allows audit, credibility, fixed"),
+        ('{"policy": {"by": "luck"}}', 400, "luck"),
+        ('{"policy": "audit"}', 400, "policy"),
+        ('{"policy": {"by": "audit", "epsilon": 0}}', 400, "policy.epsilon"),
+        ('{"policy": {"by": "audit", "epsilon": -1e-300}}', 400, "policy.epsilon"),
+        ('{"policy": {"by": "credibility", "epsilon": 0.6}}', 400, "policy.epsilon"),
+        ('{"policy": {"by": "audit", "epsilon": NaN}}', 400, "malformed"),
+        ('{"policy": {"by": "audit", "epsilon": 1e999}}', 400, "range"),
+        ('{"policy": {"by": "audit", "share": 0}}', 400, "policy.share"),
+        ('{"policy": {"by": "audit", "share": 2}}', 400, "policy.share"),
+        ('{"policy_note": "checked thrice"}', 400, "leave it out"),
+        ('{"policy_note": "' + "x" * 300 + '"}', 400, "policy_note"),
+        ('{"policy": {"by": "fixed"}, "replicas": 2, "quorum": 3}', 400, "raise replicas to 3"),
+        ('{"deadline": 1}', 400, "the deadline is past"),
+        ('{"deadline": -1e308}', 400, "the deadline is past"),
+        ('{"deadline": 1e308}', 400, "more than ten years away"),
+        ('{"deadline": "tomorrow"}', 400, "deadline"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(user: Requester, fields: str, status: int, sentence: str) -> None:
+    """Not by its program, its numbers or its words does a client get a policy that the server does not give."""
+    plain = wire.encode(replace(own_job(), policy=None)).decode()
+    answer = user.http.post("/v1/jobs", content=f"{plain[:-1]}, {fields[1:]}")
+    assert answer.status_code == status, answer.text
+    assert sentence in answer.text
     assert wire.decode(user.http.get("/v1/jobs").content, wire.JobList).jobs == ()
 
 

@@ -11,7 +11,7 @@ from xwgrid_volunteer.enrolment import Identity, enrol
 
 from tests.grid import Grid
 from xwgrid.errors import GridError
-from xwgrid.model import Count, DigestWork, HostFacts, InputFile, JobRequest, Program
+from xwgrid.model import Count, DigestWork, Fixed, HostFacts, InputFile, JobRequest, Program
 from xwgrid.requester.transfer import digest_of, upload_blob
 from xwgrid.tokens import parse
 from xwgrid.wire import JobView, WorkRequest
@@ -50,6 +50,7 @@ def submit(
                 work=DigestWork(seed=str(time.time()), rounds=rounds),
                 split=Count(count=tasks),
                 inputs=files,
+                policy=Fixed(),
                 replicas=replicas,
                 quorum=replicas,
             )
