@@ -39,7 +39,7 @@ from xwgrid.trust import (
     strips_needed,
     wrong_rate,
 )
-from xwgrid.voting import Attempt, AuditOrder, Undecided, Verdict
+from xwgrid.voting import Attempt, AuditOrder, Hopeless, Undecided, Verdict
 
 # Two results that differ cannot be told apart by one of them.
 _LEAST_QUORUM: Final = 2
@@ -212,9 +212,10 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     quorum = quorum_of(case.request)
     if tally.most >= quorum:
         return voting.agreed(case.attempts, tally.best)
+    replicate = voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
+    if case.rows is None:
+        return replicate
     author = _author(case.attempts)
-    if case.rows is None or _audits_lead_nowhere(case, author):
-        return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
     strip = auditing.strip_rows(case.rows) / case.rows
     reach = min(1.0, policy.share + strip)
     author_doubt = doubt(case.standings.get(author.host, NEWCOMER), lie_rate(grid.climate), grid.now)
@@ -222,12 +223,13 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     done, out = _strips(case, author, grid)
     if done >= needed:
         return voting.agreed(case.attempts, tally.best)
+    if _audits_lead_nowhere(case, author):
+        return replicate
     missing = needed - done - out
     if missing <= 0:
         return Undecided(0, tuple(case.ordered))
-    hopeless = voting.hopeless(case.attempts, tally)
-    if hopeless is not None:
-        return hopeless
+    if isinstance(replicate, Hopeless):
+        return replicate
     # The place is drawn now that the result is here; a later look at the same result gets other places.
     strips = auditing.lay_strips(case.rows, missing, lot("strips", author.replica, done, out, len(case.attempts)))
     dealt = (
