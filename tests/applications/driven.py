@@ -44,17 +44,20 @@ class Told(Struct, frozen=True, kw_only=True):
 
     def file(self, replica: int) -> bytes:
         """Return the picture of a finished task."""
+        (data,) = self.files(replica).values()
+        return data
+
+    def files(self, replica: int) -> dict[str, bytes]:
+        """Return the files of a finished task, by name and in the order in which it told them."""
         (event,) = (each for each in self.all("finished") if each["replica"] == replica)
-        (name,) = event["files"]
-        path: Path = self.work / str(replica) / name
-        return path.read_bytes()
+        return {name: (self.work / str(replica) / name).read_bytes() for name in event["files"]}
 
 
 def drive(
     folder: Path,
     command: Sequence[str],
     request: JobRequest,
-    tasks: Sequence[Mapping[str, int]],
+    tasks: Sequence[Mapping[str, int | str]],
     *,
     inputs: Path,
     environment: Mapping[str, str] | None = None,

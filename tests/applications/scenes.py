@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def main() -> None:
         ("parts/part", part),
         ("linked", linked),
         ("two_scenes", two_scenes),
+        ("transparent", transparent),
+        ("noisy", noisy),
+        ("graded", graded),
+        ("blurred", blurred),
+        ("inked", inked),
     ):
         scene = cube_scene()
         change(scene, folder)
@@ -184,6 +190,84 @@ def two_scenes(scene: Any, folder: Path) -> None:
     other.render.engine = "CYCLES"
     other.camera = scene.camera
     other.collection.objects.link(scene.camera)
+
+
+def transparent(scene: Any, folder: Path) -> None:
+    """See nothing behind a cube of cloudy glass, and less of it towards its edge: opacity in between, too."""
+    _cloud(scene)
+    scene.render.film_transparent = True
+    scene.render.image_settings.color_mode = "RGBA"
+    scene.render.filter_size = 6.0
+
+
+def noisy(scene: Any, folder: Path) -> None:
+    """Be slow to converge: a cube of cloudy glass before a wall, sampled until it is good enough, in small tiles."""
+    _cloud(scene)
+    bpy.ops.mesh.primitive_plane_add(size=30, location=(0.0, 3.0, 0.0), rotation=(1.2, 0.0, 0.3))
+    scene.cycles.samples = 128
+    scene.cycles.adaptive_threshold = 0.05
+    scene.cycles.use_auto_tile, scene.cycles.tile_size = True, 16
+    scene.render.image_settings.file_format = "OPEN_EXR"
+    scene.render.image_settings.exr_codec = "DWAA"
+
+
+def graded(scene: Any, folder: Path) -> None:
+    """Let the compositor change colours, over a background and inside a group, and look at them."""
+    _cloud(scene)
+    group = bpy.data.node_groups.new("Grade", "CompositorNodeTree")
+    group.interface.new_socket("Image", in_out="INPUT", socket_type="NodeSocketColor")
+    group.interface.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
+    _chain(group, "NodeGroupInput", "CompositorNodeColorBalance", "CompositorNodeHueSat", "NodeGroupOutput")
+    scene.use_nodes = True
+    nodes = scene.node_tree
+    nodes.nodes.clear()
+    inside = nodes.nodes.new("CompositorNodeGroup")
+    inside.node_tree = group
+    over = nodes.nodes.new("CompositorNodeAlphaOver")
+    over.inputs[1].default_value = (0.1, 0.2, 0.4, 1.0)
+    _link(nodes, nodes.nodes.new("CompositorNodeRLayers"), 0, inside, 0)
+    _link(nodes, inside, 0, over, 2)
+    curves = nodes.nodes.new("CompositorNodeCurveRGB")
+    curves.mapping.curves[3].points.new(0.3, 0.5)
+    _link(nodes, over, 0, curves, 1)
+    for kind in ("CompositorNodeComposite", "CompositorNodeViewer"):
+        _link(nodes, curves, 0, nodes.nodes.new(kind), 0)
+    scene.render.film_transparent = True
+
+
+def blurred(scene: Any, folder: Path) -> None:
+    """Let the compositor blur the picture."""
+    scene.use_nodes = True
+    scene.node_tree.nodes.clear()
+    _chain(scene.node_tree, "CompositorNodeRLayers", "CompositorNodeBlur", "CompositorNodeComposite")
+
+
+def inked(scene: Any, folder: Path) -> None:
+    """Let Freestyle draw lines."""
+    scene.render.use_freestyle = True
+
+
+def _cloud(scene: Any) -> None:
+    """Make the cube of cloudy glass, lit by a lamp: every pixel of it is noise."""
+    material = bpy.data.materials.new("Cloudy")
+    material.use_nodes = True
+    material.node_tree.nodes["Principled BSDF"].inputs["Transmission Weight"].default_value = 0.8
+    material.node_tree.nodes["Principled BSDF"].inputs["Roughness"].default_value = 0.4
+    scene.objects["Cube"].data.materials.append(material)
+    bpy.ops.object.light_add(type="POINT", location=(2.0, -3.0, 2.0))
+    bpy.context.object.data.energy = 500.0
+
+
+def _chain(tree: Any, *kinds: str) -> None:
+    """Make these nodes, each fed by the one before it."""
+    nodes = [tree.nodes.new(kind) for kind in kinds]
+    for one, other in pairwise(nodes):
+        sockets = [index for index, socket in enumerate(other.inputs) if socket.type == "RGBA"]
+        _link(tree, one, 0, other, sockets[0])
+
+
+def _link(tree: Any, one: Any, output: int, other: Any, into: int) -> None:
+    tree.links.new(one.outputs[output], other.inputs[into])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ sys.path.pop(0)
 
 import bpy
 
-from xwgrid.applications.drivers import blender_pins
+from xwgrid.applications.drivers import blender_parts, blender_pins, frame_strips
 
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "OPEN_EXR": ".exr"}
 # "Sample 3/16" of Cycles, "Rendering 3 / 64 samples" of EEVEE.
@@ -62,27 +63,52 @@ class Frames:
         self.scene.frame_set(self.scene.frame_start)
         blender_pins.check_pins(self.scene, self.effective)
         self._suffix = _SUFFIXES[self.effective["render.image_settings.file_format"]]
-        self._strips = blender_pins.sequencer_strips(self.scene)
-        if not blender_pins.has_camera(self.scene) and not self._strips:
+        self._sequenced = blender_pins.sequencer_strips(self.scene)
+        if not blender_pins.has_camera(self.scene) and not self._sequenced:
             raise TaskError(
                 f"the scene '{self.scene.name}' has no camera and nothing in its sequencer: add a camera to it"
             )
 
     def render(self, task: Task) -> dict[str, Any]:
-        """Render one frame into the task's folder. Raises TaskError."""
+        """Render one frame, or strips of it, into the task's folder. Raises TaskError."""
         number = int(task.arguments["frame"])
         sign = "-" if number < 0 else ""
         file = task.folder() / f"frame_{sign}{abs(number):04d}{self._suffix}"
+        if "strips" in task.arguments:
+            return {"files": self._strips_of(number, file, task)}
+        self._render(number, file, task.progress)
+        return {"files": [file.name]}
+
+    def _strips_of(self, number: int, file: Path, task: Task) -> list[str]:
+        """Render strips of a frame, and return the names of their pictures."""
+        height = self.scene.render.resolution_y
+        strips = frame_strips.parse(task.arguments["strips"], height)
+        if (reason := blender_parts.why_whole(self.scene)) is not None:
+            raise TaskError(f"frame {number} cannot be rendered in parts: {reason}")
+        margin = blender_parts.margin(self.scene)
+        names = []
+        for done, strip in enumerate(strips):
+            first = max(0, strip.first - margin)
+            rows = min(height, strip.first + strip.rows + margin) - first
+            with blender_parts.window(self.scene, first, rows) as cropped:
+                self._render(number, file, lambda share, done=done: task.progress((done + share) / len(strips)))
+            names.append(frame_strips.name(file.name, strip))
+            above = strip.first - first if cropped else strip.first
+            file.with_name(names[-1]).write_bytes(frame_strips.cut(file.read_bytes(), above, strip.rows))
+        file.unlink()
+        return names
+
+    def _render(self, number: int, file: Path, progress: Callable[[float], None]) -> None:
         file.unlink(missing_ok=True)
         # Not frame_set, which would build the whole frame for a viewport first: the renderer builds its own.
         self.scene.frame_current = number
-        if self.scene.camera is None and not self._strips:
+        if self.scene.camera is None and not self._sequenced:
             raise TaskError(f"the scene '{self.scene.name}' has no camera on frame {number}")
         self.scene.render.filepath = str(file)
 
         def tell(stats: object, *_: object) -> None:
             if match := _SAMPLES.search(str(stats)):
-                task.progress(int(match[1]) / max(int(match[2]), 1))
+                progress(int(match[1]) / max(int(match[2]), 1))
 
         bpy.app.handlers.render_stats.append(tell)
         try:
@@ -95,7 +121,6 @@ class Frames:
             bpy.app.handlers.render_stats.remove(tell)
         if not file.is_file() or file.stat().st_size == 0:
             raise TaskError(f"Blender said that frame {number} is done, but wrote no picture")
-        return {"files": [file.name]}
 
 
 if __name__ == "__main__":

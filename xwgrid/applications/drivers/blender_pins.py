@@ -22,6 +22,10 @@ _ENGINES = {
     "EEVEE": ("BLENDER_EEVEE_NEXT", "BLENDER_EEVEE"),
     "WORKBENCH": ("BLENDER_WORKBENCH",),
 }
+# Those of OpenEXR's compressions that give back what they were given.
+_LOSSLESS = {"NONE", "RLE", "ZIPS", "ZIP", "PIZ"}
+# Frames up to this size are rendered in one piece, 8192 x 4096: see `xwgrid.applications.blender.MAX_PARTED_PIXELS`.
+_ONE_PIECE = 1 << 25
 
 
 def result_class() -> str:
@@ -166,6 +170,9 @@ def _pins(scene: Any, work: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "render.use_placeholder", False
     yield "render.image_settings.file_format", work.get("format", "PNG")
     yield "render.image_settings.color_depth", work.get("color_depth", "8")
+    if work.get("format") == "OPEN_EXR":
+        codec = scene.render.image_settings.exr_codec
+        yield "render.image_settings.exr_codec", codec if codec in _LOSSLESS else "ZIP"
     # Stamps tell the submitter's paths, and times that differ between equal pictures.
     for stamp in scene.render.bl_rna.properties:
         if stamp.identifier.startswith("use_stamp") and not stamp.is_readonly:
@@ -187,6 +194,11 @@ def _cycles_pins(scene: Any, work: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "cycles.time_limit", 0.0
     if hasattr(scene.cycles, "use_sample_subset"):
         yield "cycles.use_sample_subset", False
+    adaptive = scene.cycles.use_adaptive_sampling
+    yield "cycles.use_adaptive_sampling", adaptive
+    # At the edge of a tile adaptive sampling sees no neighbours, and a part of a frame has its tiles elsewhere.
+    if adaptive and work["width"] * work["height"] <= _ONE_PIECE and hasattr(scene.cycles, "use_auto_tile"):
+        yield "cycles.use_auto_tile", False
     wanted = work.get("denoise")
     denoise = scene.cycles.use_denoising if wanted is None else wanted
     yield "cycles.use_denoising", denoise
@@ -279,7 +291,7 @@ def _check_saved_by(name: str, version: tuple[int, ...] | None) -> None:
 
 
 def _instruction_set() -> str:
-    """Return the CPU kernel Cycles uses here: "AVX2", "baseline" for the oldest; "unknown" in a build without Cycles."""
+    """Return the CPU kernel Cycles uses: "AVX2", "baseline" for the oldest; "unknown" in a build without Cycles."""
     try:
         import _cycles  # noqa: PLC0415  # not in every build
     except ImportError:

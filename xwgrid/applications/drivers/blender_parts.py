@@ -1,0 +1,150 @@
+"""Rendering strips of a frame so that they are, bit by bit, what the whole frame has there. Runs inside Blender.
+
+The standard library and bpy alone, Python 3.10 or newer, Blender 3.4 or newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import bpy
+
+from xwgrid.applications.drivers import blender_pins
+
+# Adaptive sampling looks every so many samples whether a pixel has had enough, and then lets each pixel that has not
+# wake its neighbours. What happens in a row is felt one row further with every look.
+_SAMPLES_A_LOOK = 16
+# Rows rendered above and below a strip. Of what happens beyond, each row lets less than a quarter through (measured,
+# docs/applications.md): after twelve, less than one strip in 10,000 differs by it.
+_MOST_MARGIN = 12
+
+# Nodes of the compositor that make a pixel of nothing but the same pixel of what they are given.
+_POINTWISE = frozenset(
+    f"CompositorNode{name}"
+    for name in (
+        "AlphaOver",
+        "BrightContrast",
+        "ColorBalance",
+        "ColorCorrection",
+        "CombHSVA",
+        "CombRGBA",
+        "CombYCCA",
+        "CombYUVA",
+        "CombineColor",
+        "CombineXYZ",
+        "Composite",
+        "ConvertColorSpace",
+        "CurveRGB",
+        "CurveVec",
+        "Exposure",
+        "Gamma",
+        "HueCorrect",
+        "HueSat",
+        "Invert",
+        "MapRange",
+        "MapValue",
+        "Math",
+        "MixRGB",
+        "Posterize",
+        "Premulkey",
+        "RGB",
+        "RGBToBW",
+        "RLayers",
+        "SepHSVA",
+        "SepRGBA",
+        "SepYCCA",
+        "SepYUVA",
+        "SeparateColor",
+        "SeparateXYZ",
+        "SetAlpha",
+        "Time",
+        "ValToRGB",
+        "Value",
+        "Viewer",
+    )
+) | {
+    "NodeFrame",
+    "NodeGroupInput",
+    "NodeGroupOutput",
+    "NodeReroute",
+    "CompositorNodeGroup",
+    "ShaderNodeMath",
+    "ShaderNodeMix",
+}
+
+
+def why_whole(scene: Any) -> str | None:
+    """Return, in a sentence, why strips of a frame would not be what the frame has there; None when they are."""
+    render = scene.render
+    if render.engine != "CYCLES":
+        return f"{render.engine} looks at neighbouring pixels"
+    if scene.cycles.use_denoising:
+        return "denoising looks at neighbouring pixels"
+    if render.image_settings.file_format not in {"PNG", "OPEN_EXR"}:
+        return f"{render.image_settings.file_format} files lose what lies between neighbouring pixels"
+    if render.use_freestyle:
+        return "Freestyle draws its lines over the whole picture"
+    if blender_pins.sequencer_strips(scene):
+        return "its sequencer makes the picture"
+    # All of the file's objects: one may be there as part of an instance.
+    if any(thing.type in {"GPENCIL", "GREASEPENCIL"} and not thing.hide_render for thing in bpy.data.objects):
+        return "grease pencil strokes are drawn over the whole picture"
+    return _why_composited(scene)
+
+
+def margin(scene: Any) -> int:
+    """Return how many rows above and below a strip must be rendered with it."""
+    if not scene.cycles.use_adaptive_sampling:
+        return 0
+    samples = max(scene.cycles.samples, *(layer.samples for layer in scene.view_layers))
+    return min(_MOST_MARGIN, (samples - 1) // _SAMPLES_A_LOOK)
+
+
+@contextmanager
+def window(scene: Any, first: int, rows: int) -> Iterator[bool]:
+    """Have only rows `first` … `first + rows - 1` rendered, counted from the top; tell whether only they are written.
+
+    An 8-bit picture is written whole: its dither pattern hangs on the size of the picture. Any other is cropped, which
+    spares the time of writing what nobody looks at.
+    """
+    render, height = scene.render, scene.render.resolution_y
+    settings = render.image_settings
+    cropped = settings.color_depth != "8"
+    codec = getattr(settings, "exr_codec", None)
+    render.use_border, render.use_crop_to_border = True, cropped
+    render.border_min_x, render.border_max_x = 0.0, 1.0
+    # Blender counts from the bottom and rounds down: half a row keeps that from going wrong.
+    render.border_min_y = (height - first - rows + 0.5) / height
+    render.border_max_y = min(1.0, (height - first + 0.5) / height)
+    if codec is not None:
+        # A row at a time, so that rows can be cut out.
+        settings.exr_codec = "NONE"
+    try:
+        yield cropped
+    finally:
+        render.use_border = render.use_crop_to_border = False
+        if codec is not None:
+            settings.exr_codec = codec
+
+
+def _why_composited(scene: Any) -> str | None:
+    tree = blender_pins.compositor(scene)
+    if not scene.render.use_compositing or tree is None:
+        return None
+    return _why_node(scene, tree, 0)
+
+
+def _why_node(scene: Any, tree: Any, depth: int) -> str | None:
+    for node in tree.nodes:
+        if node.mute:
+            continue
+        if node.bl_idname not in _POINTWISE or depth > 32:
+            return f"the compositor's node '{node.name}' may look at other pixels"
+        if node.bl_idname == "CompositorNodeRLayers" and node.scene not in (None, scene):
+            return f"the compositor's node '{node.name}' brings the scene '{node.scene.name}' in"
+        inside = getattr(node, "node_tree", None)
+        if inside is not None and (reason := _why_node(scene, inside, depth + 1)) is not None:
+            return reason
+    return None

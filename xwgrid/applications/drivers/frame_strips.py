@@ -1,0 +1,202 @@
+"""Strips of a frame: which ones a task asks for, and cutting them out of the picture a renderer wrote.
+
+A cut loses nothing: rows are taken as they are stored, no pixel is converted. The standard library alone, Python 3.10
+or newer.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from xwgrid.applications.drivers.driver_lines import TaskError
+
+# As many files as a report may name.
+_MOST_STRIPS = 1_000
+_STRIP = re.compile(r"([0-9]{1,6})\+([0-9]{1,6})")
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+# What must be known to tell a pixel from a row of bytes; all else in a file is talk about it.
+_PNG_KEPT = (b"PLTE", b"tRNS")
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+_EXR_MAGIC = 20_000_630
+# Version 2, names of any length; no tiles, no deep data, no second part.
+_EXR_VERSIONS = (2, 2 | 0x400)
+_EXR_KEPT = (
+    b"channels",
+    b"chromaticities",
+    b"compression",
+    b"lineOrder",
+    b"pixelAspectRatio",
+    b"screenWindowCenter",
+    b"screenWindowWidth",
+)
+
+
+class Strip(NamedTuple):
+    """Rows `first` … `first + rows - 1` of a picture, counted from its top, across its whole width."""
+
+    first: int
+    rows: int
+
+
+def parse(text: Any, height: int) -> tuple[Strip, ...]:
+    """Read strips of a picture `height` rows high, written "12+2,90+2". Raises TaskError for what are none."""
+    parts = text.split(",", _MOST_STRIPS) if isinstance(text, str) else []
+    strips = []
+    for part in parts:
+        match = _STRIP.fullmatch(part)
+        if match is None:
+            raise TaskError(f"{part[:40]!r} is not a strip: write its first row and how many, such as 12+2")
+        strip = Strip(int(match[1]), int(match[2]))
+        if strip.rows < 1 or strip.first + strip.rows > height:
+            raise TaskError(f"the strip {part} does not lie in a picture {height} rows high")
+        strips.append(strip)
+    if not strips or len(strips) > _MOST_STRIPS:
+        raise TaskError(f"a task asks for 1 to {_MOST_STRIPS} strips of a frame, written 12+2,90+2")
+    if len({strip.first for strip in strips}) < len(strips):
+        raise TaskError("two strips of the task begin at the same row")
+    return tuple(strips)
+
+
+def name(frame_name: str, strip: Strip) -> str:
+    """Return what the picture of a strip is called: "frame_0007_rows_0012.png"."""
+    stem, dot, suffix = frame_name.rpartition(".")
+    return f"{stem}_rows_{strip.first:04d}{dot}{suffix}"
+
+
+def cut(picture: bytes, first: int, rows: int) -> bytes:
+    """Return a picture file of rows `first` … `first + rows - 1`, counted from the top, of a PNG or OpenEXR file.
+
+    The OpenEXR file must be one of rows without compression. Raises TaskError for anything else.
+    """
+    try:
+        cut_out = _cut_png(picture, first, rows) if picture.startswith(_PNG) else _cut_exr(picture, first, rows)
+    except (IndexError, KeyError, ValueError, struct.error, zlib.error) as error:
+        raise TaskError(f"the picture that was rendered cannot be cut: {type(error).__name__}: {error}") from error
+    return cut_out
+
+
+# --- PNG: ISO/IEC 15948 -----------------------------------------------------------------------------------------------
+
+
+def _cut_png(picture: bytes, first: int, rows: int) -> bytes:
+    chunks = list(_chunks(picture))
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
+    if interlaced or first + rows > height:
+        raise ValueError(f"{height} rows, interlaced {interlaced}")
+    pixel = _PNG_SAMPLES[colour] * bits
+    stride = 1 + (width * pixel + 7) // 8
+    packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
+    raw = zlib.decompressobj().decompress(packed, (first + rows) * stride)
+    if len(raw) < (first + rows) * stride:
+        raise ValueError("it ends early")
+    lines = [raw[at : at + stride] for at in range(0, (first + rows) * stride, stride)]
+    # A row may be written as its difference from the one above it: begin where one is not.
+    begin = next(row for row in range(first, -1, -1) if row == 0 or lines[row][0] < 2)
+    above = bytes(stride - 1)
+    plain = []
+    for line in lines[begin:]:
+        above = _unfiltered(line[0], line[1:], above, max(1, pixel // 8))
+        plain.append(b"\0" + above)
+    header = struct.pack(">II", width, rows) + chunks[0][1][8:]
+    body = zlib.compress(b"".join(plain[first - begin :]))
+    kept = [(kind, data) for kind, data in chunks if kind in _PNG_KEPT]
+    written = [_chunk(*each) for each in ((b"IHDR", header), *kept, (b"IDAT", body), (b"IEND", b""))]
+    return _PNG + b"".join(written)
+
+
+def _unfiltered(kind: int, line: bytes, above: bytes, step: int) -> bytes:
+    """Return a row of a PNG file as it was before it was filtered; `step` is the bytes of a pixel."""
+    row = bytearray(line)
+    if kind == 0:
+        return line
+    if kind == 2:
+        return bytes([(one + up) & 255 for one, up in zip(row, above, strict=True)])
+    for at, one in enumerate(row):
+        left = row[at - step] if at >= step else 0
+        if kind == 1:
+            row[at] = (one + left) & 255
+        elif kind == 3:
+            row[at] = (one + (left + above[at]) // 2) & 255
+        elif kind == 4:
+            row[at] = (one + _paeth(left, above[at], above[at - step] if at >= step else 0)) & 255
+        else:
+            raise ValueError(f"filter {kind}")
+    return bytes(row)
+
+
+def _paeth(left: int, up: int, corner: int) -> int:
+    guess = left + up - corner
+    to_left, to_up, to_corner = abs(guess - left), abs(guess - up), abs(guess - corner)
+    if to_left <= to_up and to_left <= to_corner:
+        return left
+    return up if to_up <= to_corner else corner
+
+
+def _chunks(picture: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = len(_PNG)
+    while at < len(picture):
+        size, kind = struct.unpack_from(">I4s", picture, at)
+        yield kind, picture[at + 8 : at + 8 + size]
+        at += 12 + size
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+# --- OpenEXR: https://openexr.com/en/latest/OpenEXRFileLayout.html ----------------------------------------------------
+
+
+def _cut_exr(picture: bytes, first: int, rows: int) -> bytes:
+    magic, version = struct.unpack_from("<II", picture)
+    if magic != _EXR_MAGIC or version not in _EXR_VERSIONS:
+        raise ValueError(f"version {version}")
+    attributes, at = _attributes(picture)
+    left, top, right, bottom = struct.unpack("<4i", attributes[b"dataWindow"][1])
+    if attributes[b"compression"][1] != b"\0" or top + first + rows - 1 > bottom:
+        raise ValueError(f"compression {attributes[b'compression'][1][0]}, rows {top} to {bottom}")
+    window = struct.pack("<4i", 0, 0, right - left, rows - 1)
+    head = struct.pack("<II", magic, version)
+    for each, (kind, value) in attributes.items():
+        if each in _EXR_KEPT:
+            head += _attribute(each, kind, value)
+    for each in (b"dataWindow", b"displayWindow"):
+        head += _attribute(each, b"box2i", window)
+    head += b"\0"
+    lines = []
+    # The table says for each row where it lies, whatever their order in the file is.
+    for row, place in enumerate(struct.unpack_from(f"<{rows}Q", picture, at + 8 * first)):
+        number, size = struct.unpack_from("<ii", picture, place)
+        if number != top + first + row or place + 8 + size > len(picture):
+            raise ValueError(f"row {number} where {top + first + row} should be, of {size} bytes")
+        lines.append(struct.pack("<ii", row, size) + picture[place + 8 : place + 8 + size])
+    places, place = [], len(head) + 8 * rows
+    for line in lines:
+        places.append(place)
+        place += len(line)
+    return head + struct.pack(f"<{rows}Q", *places) + b"".join(lines)
+
+
+def _attributes(picture: bytes) -> tuple[dict[bytes, tuple[bytes, bytes]], int]:
+    """Return the header of an OpenEXR file, and where it ends."""
+    found = {}
+    at = 8
+    while picture[at]:
+        end = picture.index(b"\0", at)
+        called, at = picture[at:end], end + 1
+        end = picture.index(b"\0", at)
+        kind, at = picture[at:end], end + 1
+        (size,) = struct.unpack_from("<i", picture, at)
+        found[called] = (kind, picture[at + 4 : at + 4 + size])
+        at += 4 + size
+    return found, at + 1
+
+
+def _attribute(called: bytes, kind: bytes, value: bytes) -> bytes:
+    return called + b"\0" + kind + b"\0" + struct.pack("<i", len(value)) + value
