@@ -151,18 +151,27 @@ class MemoryJobs:
         """Return when the first task of a job agreed."""
         return self._jobs[job].first_agreed_at
 
-    def forget(self, job: JobId) -> bool:
-        """Drop the tasks and replicas of a job that has ended, unless a result of it may still come; say whether."""
+    def ended_tasks(self, job: JobId) -> int:
+        """Return how many tasks of a job have ended."""
+        return self._jobs[job].agreed + self._jobs[job].failed
+
+    def agreed_tasks(self, job: JobId) -> int:
+        """Return how many tasks of a job have an accepted result."""
+        return self._jobs[job].agreed
+
+    def is_over(self, job: JobId) -> bool:
+        """Say whether a job has ended, and no result of it may still come."""
+        return self._jobs[job].finished_at is not None and not any(a.state in LIVE for a in self.replicas_of(job))
+
+    def forget(self, job: JobId) -> None:
+        """Drop the tasks and replicas of a job that is over."""
         known = self._jobs[job]
-        if known.finished_at is None or any(attempt.state in LIVE for attempt in self.replicas_of(job)):
-            return False
         for task in known.begun.values():
             for replica in task.replicas:
                 del self._rows[replica]
                 self._files.pop(replica, None)
         known.begun = {}
         known.entered = 0
-        return True
 
     # --- rows ---------------------------------------------------------------------------------------------------
 

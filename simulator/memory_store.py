@@ -44,7 +44,7 @@ from xwgrid.model import (
     UserId,
 )
 from xwgrid.ready_tasks import ReadyTask
-from xwgrid.trust import Climate, Standing
+from xwgrid.trust import NEWCOMER, Climate, Standing
 
 _FILES = msgspec.json.Decoder(tuple[ResultFile, ...])
 _EARNED = msgspec.json.Decoder(dict[UserId, float])
@@ -72,6 +72,14 @@ class MemoryStore(MemoryJobs):
     def arrived(self, replica: ReplicaId, digests: frozenset[Digest]) -> None:
         """Note that a replica's files were uploaded, until it is reported."""
         self._uploaded[replica] = digests
+
+    def standing(self, host: HostId) -> Standing:
+        """Return how a host stands."""
+        return self._standings.get(host, NEWCOMER)
+
+    def caught(self) -> set[HostId]:
+        """Return the hosts that were ever set aside."""
+        return {host for host, standing in self._standings.items() if standing.quarantines}
 
     # --- batches of calls ---------------------------------------------------------------------------------------
 
