@@ -33,6 +33,7 @@ from xwgrid.trust import (
     Standing,
     doubt,
     friends_share,
+    is_quarantined,
     is_suspect,
     lie_rate,
     missing_probability,
@@ -187,7 +188,7 @@ def decide(case: Case, grid: Grid, lot: Lot) -> Verdict:
     policy = policy_of(case.request)
     if isinstance(policy, Fixed):
         return voting.decide(case.attempts, replicas=case.request.replicas, quorum=case.request.quorum)
-    tally = voting.count(case.attempts)
+    tally = _heard(case, grid)
     quorum = quorum_of(case.request)
     if tally.most == 0 or tally.disputed:
         if tally.is_majority(quorum):
@@ -202,6 +203,21 @@ def decide(case: Case, grid: Grid, lot: Lot) -> Verdict:
         case Boinc():
             return _boinc(case, policy, tally, lot)
     assert_never(policy)
+
+
+def _heard(case: Case, grid: Grid) -> voting.Tally:
+    """Count the box without hosts that are set aside: they decide nothing, but their result may be looked at."""
+    everybody = voting.count(case.attempts)
+    voices = [
+        attempt
+        for attempt in case.attempts
+        if attempt.state is not ReplicaState.VOTING
+        or not is_quarantined(case.standings.get(attempt.host, NEWCOMER), grid.now)
+    ]
+    if len(voices) == len(case.attempts):
+        return everybody
+    heard = voting.count(voices)._replace(disputed=everybody.disputed)
+    return everybody if heard.most == 0 and not everybody.disputed else heard
 
 
 # --- audits -----------------------------------------------------------------------------------------------------

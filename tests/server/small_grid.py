@@ -23,15 +23,18 @@ REQUESTER = 1_000
 SPEC = hashlib.sha256(b"a specification").hexdigest()
 
 
-def facts(result_class: str = "python any") -> HostFacts:
-    """Return a machine that can run digest jobs."""
+def facts(result_class: str = "python any", pictures: str = "blender any") -> HostFacts:
+    """Return a machine that can run digest jobs and render, with the classes of its results."""
     return HostFacts(
         name="host",
         system="Linux x86_64",
         processor="one",
         cores=2,
         memory_bytes=1 << 32,
-        programs=(Program(runtime="python", version="3.11", result_class=result_class),),
+        programs=(
+            Program(runtime="python", version="3.11", result_class=result_class),
+            Program(runtime="blender", version="4.5.15", result_class=pictures),
+        ),
     )
 
 
@@ -100,7 +103,8 @@ class SmallGrid:
 
     def restart(self) -> None:
         """Begin anew from what is in the database, as after a kill -9."""
-        self.coordinator = Coordinator(SqlStore(self.engine), LeaseTerms(draw_from=self.draw_from), self.now, self.random)
+        terms = LeaseTerms(draw_from=self.draw_from)
+        self.coordinator = Coordinator(SqlStore(self.engine), terms, self.now, self.random)
 
     def submit(self, request: JobRequest, owner: int = REQUESTER) -> JobId:
         """Hand a job in and open it."""
