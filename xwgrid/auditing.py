@@ -8,7 +8,6 @@ other shape with the same area is taller, and met more often.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -18,10 +17,8 @@ from xwgrid.errors import BadInput
 # (docs/trust.md), so thinner ones would save nothing, and thicker ones hardly meet more.
 STRIP_SHARE: Final = 1 / 500
 LEAST_ROWS: Final = 2
-# Strips one auditor renders where there are enough of them: neighbouring ones are then of different owners.
-STRIPS_AN_AUDIT: Final = 10
-
-_STRIP = re.compile(r"(?P<first>[0-9]{1,6})\+(?P<rows>[0-9]{1,6})")
+# Strips one auditor renders, where there are auditors enough: of more, neighbouring ones are of different owners.
+STRIPS_AN_AUDIT: Final = 20
 
 
 class Strip(NamedTuple):
@@ -73,14 +70,18 @@ def parse_strips(text: str, height: int | None = None) -> tuple[Strip, ...]:
     """
     strips = []
     for part in text.split(","):
-        match = _STRIP.fullmatch(part)
-        if match is None:
+        first, plus, rows = part.partition("+")
+        if not plus or not _is_number(first) or not _is_number(rows):
             raise BadInput(f"'{part[:40]}' is not a strip: write its first row and how many, such as 12+2")
-        strip = Strip(int(match["first"]), int(match["rows"]))
+        strip = Strip(int(first), int(rows))
         if strip.rows < 1 or (height is not None and strip.first + strip.rows > height):
             raise BadInput(f"the strip {part} does not lie in a picture {height} rows high", height=height)
         strips.append(strip)
     return tuple(strips)
+
+
+def _is_number(text: str) -> bool:
+    return len(text) <= 6 and text.isascii() and text.isdecimal()
 
 
 def audit_names(result_names: Sequence[str], strips: Sequence[Strip]) -> tuple[str, ...]:

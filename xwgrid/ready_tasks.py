@@ -114,6 +114,12 @@ class ReadyTasks:
 
     def __post_init__(self) -> None:
         self.fresh_wanted = replicas_at_first(self.card.request)
+        self.quorum = quorum_of(self.card.request)
+
+    @property
+    def has_any(self) -> bool:
+        """Whether there may be something in it for whoever asks."""
+        return bool(self.buckets or self.fresh or not self.exhausted)
 
     def is_late(self, live: int, now: Instant) -> bool:
         """Say whether the job, at its pace with so many live leases, will miss a deadline that is still to come."""
@@ -126,7 +132,8 @@ class ReadyTasks:
     def put(self, task: ReadyTask) -> ReadyTask:
         """Take the present truth about a begun task, out of every bucket; return it as it is kept."""
         self.drop(task.number)
-        task = task._replace(result_class=pinned(self.card.request, task.result_class))
+        if self.quorum < 2:
+            task = task._replace(result_class=None)  # one ballot decides: see `pinned`
         if task.number > self.cursor and not self.exhausted:
             self.ahead.add(task.number)
         if task.parts > 0:
@@ -151,6 +158,8 @@ class ReadyTasks:
             bucket = buckets.get(_condition(task), {})
             if bucket.pop(number, 0) is None and not bucket:
                 del buckets[_condition(task)]
+                if not buckets:
+                    del self.buckets[task.result_class]
 
     def open_tasks(self, result_class: str, most: int | None) -> Iterator[ReadyTask]:
         """Yield one task of each bucket that results of a class fit into, of at most `most` buckets of each kind."""

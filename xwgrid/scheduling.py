@@ -29,7 +29,7 @@ from xwgrid.model import (
     TaskNumber,
     UserId,
 )
-from xwgrid.policies import policy_of, quorum_of, uses_standing
+from xwgrid.policies import policy_of, uses_standing
 from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks
 from xwgrid.trust import NEWCOMER, Standing, is_quarantined
 from xwgrid.trust import told as told_standing
@@ -304,7 +304,7 @@ class ReadyIndex:
             del self._live_of[card.owner]
 
     def _in_order(self, host: HostCard, now: Instant) -> list[ReadyTasks]:
-        jobs = [job for job in self._jobs.values() if job.begun or job.fresh or not job.exhausted]
+        jobs = [job for job in self._jobs.values() if job.has_any]
         if len(jobs) > 1:
             jobs.sort(key=lambda job: self._rank(job, host, now))
         return jobs
@@ -331,9 +331,9 @@ class ReadyIndex:
         if job.failures.get(host.host, 0) >= TASKS_A_HOST_MAY_FAIL:
             return f"this host failed {TASKS_A_HOST_MAY_FAIL} tasks of job {card.job} and is kept off it"
         seen = self._census.seen(program.result_class, card.owner if card.request.private else None)
-        if seen < quorum_of(card.request):
+        if seen < job.quorum:
             return (
-                f"job {card.job} needs {quorum_of(card.request)} voters with results of the class "
+                f"job {card.job} needs {job.quorum} voters with results of the class "
                 f"'{program.result_class}', and {seen} were seen today"
             )
         return None
