@@ -133,7 +133,7 @@ class WorkAnswer(Struct, frozen=True, kw_only=True):
     ended: tuple[EndedLease, ...] = ()
     confirmed: tuple[Confirmation, ...] = ()
     reason: str | None = None  # why there is no work for this host, in one sentence
-    standing: str | None = None  # how far this host is trusted and why, in one sentence; said with news
+    standing: str | None = None  # how far this host is trusted and why; said with news, and where there is no work
 
 
 # --- joining ----------------------------------------------------------------------------------------------------

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 
 import click
 
 from xwgrid.command_line import example, span
 from xwgrid.model import HostId, Instant, Seconds
-from xwgrid_server import accounts
+from xwgrid_server import accounts, standings
 from xwgrid_server.accounts import Kind, Role, TokenView
-from xwgrid_server.admin_desk import Desk, desk_command, table, when
+from xwgrid_server.admin_desk import Desk, cut, desk_command, host_number, table, when
+from xwgrid_server.admin_trust import host_text
+from xwgrid_server.standings import Credit
 
 
 @click.group()
@@ -42,6 +46,42 @@ def user_list(desk: Desk) -> None:
         found = accounts.list_users(engine)
     rows = [(one.id, one.name, one.role, when(one.created_at)) for one in found]
     desk.answer(found, table(("id", "name", "role", "added"), rows, "there is nobody yet"))
+
+
+@user.command("credit", epilog=example("xwgrid-admin user credit", "xwgrid-admin user credit ada --hosts"))
+@click.argument("name", required=False)
+@click.option("--hosts", "by_host", is_flag=True, help="Each host by itself.")
+@desk_command
+def user_credit(desk: Desk, name: str | None, by_host: bool) -> None:
+    """Show what the validated work of everybody's hosts was worth, or of the user NAME's.
+
+    An hour is one of an average host's device: how fast a machine says it is makes no difference.
+    """
+    with desk.database() as engine:
+        of_user = None if name is None else accounts.user_named(engine, name).id
+        found = standings.list_credits(engine, user=of_user)
+    rows = [_host_line(one) for one in found] if by_host else _user_lines(found)
+    headings = ("user", "host" if by_host else "hosts", "application", "results", "hours")
+    desk.answer(found, table(headings, rows, "nobody's work was validated yet"))
+
+
+def _host_line(one: Credit) -> tuple[object, ...]:
+    name = f"{one.host} {cut(one.host_name, 18)}"
+    return (cut(one.user, 20), name, one.application, one.results, _hours(one.seconds))
+
+
+def _user_lines(found: Sequence[Credit]) -> list[tuple[object, ...]]:
+    totals: defaultdict[tuple[str, str], list[Credit]] = defaultdict(list)
+    for one in found:
+        totals[one.user, one.application].append(one)
+    return [
+        (cut(user, 20), len(of), application, sum(one.results for one in of), _hours(sum(one.seconds for one in of)))
+        for (user, application), of in totals.items()
+    ]
+
+
+def _hours(seconds: Seconds) -> str:
+    return f"{seconds / 3_600:.2f}"
 
 
 @click.group()
@@ -140,6 +180,24 @@ def host_list(desk: Desk) -> None:
     ]
     headings = ("id", "name", "owner", "state", "leases", "seen", "system", "cores", "gpus")
     desk.answer(found, table(headings, rows, "no machine joined yet: xwgrid-admin token enrol --user NAME"))
+
+
+@host.command("show", epilog=example("xwgrid-admin host show 4"))
+@host_number()
+@desk_command
+def host_show(desk: Desk, number: int) -> None:
+    """Show the host HOST: what it is, how far it is trusted and why, what its work was worth."""
+    with desk.database() as engine:
+        (standing,) = standings.list_standings(engine, time.time(), host=HostId(number))
+        credit = standings.list_credits(engine, host=standing.host)
+        (view,) = [one for one in accounts.list_hosts(engine) if one.id == number]
+    facts = view.facts
+    lines = [host_text(standing, credit), f"state        {view.state}, {view.leases} leases"]
+    if facts is not None:
+        machine = f"{facts.system}, {facts.cores} cores, {len(facts.gpus)} GPUs"
+        runs = [f"{each.runtime} {each.version}, class {each.result_class}" for each in facts.programs]
+        lines += [f"machine      {cut(machine, 200)}", *(f"runs         {cut(each, 300)}" for each in runs)]
+    desk.answer({"host": view, "standing": standing, "credit": credit}, "\n".join(lines))
 
 
 @host.command("ban", epilog=example("xwgrid-admin host ban 4 --reason 'sends wrong frames'"))

@@ -15,12 +15,15 @@ import msgspec
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from xwgrid.errors import Conflict, Unavailable
+from xwgrid.errors import BadInput, Conflict, Unavailable
 from xwgrid.model import Instant
 from xwgrid_server import authority, database, settings
 from xwgrid_server.accounts import Contact
 from xwgrid_server.listening import read_listening
 from xwgrid_server.settings import Settings
+
+# A message or a name that somebody made endless.
+_WIDEST = 2_000
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,6 +98,32 @@ def desk_command(function: Callable[Concatenate[Desk, P], R]) -> Callable[P, R]:
     return command
 
 
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def host_number(*, required: bool = True) -> Callable[[F], F]:
+    """Give a command the argument HOST, a host's number, as `number`; None where it is left out."""
+    return click.argument("number", metavar="HOST", required=required, type=click.IntRange(1, (1 << 63) - 1))
+
+
+def sure(question: str, *, yes: bool) -> None:
+    """Return when the operator is sure. Raises BadInput when nobody is there to be asked, Conflict when not."""
+    if yes:
+        return
+    try:
+        agreed = click.confirm(cut(question, 1_000), err=True)
+    except click.Abort:
+        raise BadInput("nothing was changed, for nobody answered: say --yes where nobody can be asked") from None
+    if not agreed:
+        raise Conflict("nothing was changed")
+
+
+def cut(text: str, longest: int) -> str:
+    """Return a stranger's text as a terminal may show it: printable, and no longer than that."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> str:
     """Return rows under their headings, in columns as wide as they must be."""
     if not rows:
@@ -107,7 +136,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], empty: str)
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None or value == "" else str(value)
+    return "-" if value is None or value == "" else cut(str(value), _WIDEST)
 
 
 def when(instant: Instant | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+import msgspec
 from msgspec import Struct
 from sqlalchemy import Engine, select
 from xwgrid_schema.tables import hosts, replicas, users
@@ -10,6 +11,7 @@ from xwgrid_schema.tables import hosts, replicas, users
 from xwgrid.command_line import example
 from xwgrid.errors import NotFound
 from xwgrid.model import HostId, Instant, JobId, ReplicaId, ReplicaState, Seconds, TaskNumber, TaskState, UserId
+from xwgrid.policies import described
 from xwgrid.wire import JobView
 from xwgrid_server import accounts, job_views
 from xwgrid_server.admin_desk import Desk, desk_command, table, when
@@ -33,6 +35,11 @@ class ReplicaLine(Struct, frozen=True, kw_only=True):
     cause: str | None
     message: str
     fingerprint: str | None
+    audits: ReplicaId | None  # the replica whose result it looks at; None: it is a full one
+    strips: str | None
+    differences: dict[ReplicaId, float]  # by replica it was compared with: the share of rows that differ
+    credit: Seconds
+    test: bool
 
 
 _LIMIT = click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="At most so many.")
@@ -77,8 +84,10 @@ def _job_text(view: JobView) -> str:
         f"application  {view.application}, specification {view.spec}",
         f"state        {view.state}{': ' + view.reason if view.reason else ''}",
         f"tasks        {view.tasks}: {view.agreed} agreed, {view.failed} failed, {view.running} being worked on",
-        f"replicas     {view.replicas}: {view.outvoted} outvoted, {view.lost} lost; quorum {view.quorum}",
+        f"checked by   {described(view.policy, view.quorum)}{f' ({view.policy_note})' if view.policy_note else ''}",
+        f"replicas     {view.replicas}: {view.outvoted} outvoted, {view.lost} lost",
         f"handed in    {when(view.created_at)}",
+        f"needed by    {when(view.deadline) or '-'}",
         f"ended        {when(view.finished_at) or '-'}",
     ]
     return "\n".join(lines)
@@ -101,8 +110,8 @@ def task_list(desk: Desk, job_number: int, state: str | None, after: int, limit:
     with desk.database() as engine:
         operator = _operator(engine)
         found = job_views.tasks_of(engine, operator, JobId(job_number), {}, after=after, limit=limit, state=only)
-    rows = [(one.number, one.label, one.state, len(one.replicas), one.reason) for one in found.tasks]
-    text = table(("task", "what", "state", "replicas", "reason"), rows, "no task is like that")
+    rows = [(one.number, one.label, one.state, len(one.replicas), one.accepted or one.reason) for one in found.tasks]
+    text = table(("task", "what", "state", "replicas", "why"), rows, "no task is like that")
     if found.next_after is not None:
         text += f"\nmore: --after {found.next_after}"
     desk.answer(found, text)
@@ -161,16 +170,27 @@ def replica_list(
                 cause=row.cause,
                 message=row.message,
                 fingerprint=row.fingerprint,
+                audits=row.audits,
+                strips=row.strips,
+                differences=msgspec.json.decode(row.differences or "{}", type=dict[ReplicaId, float]),
+                credit=row.credit,
+                test=bool(row.is_test),
             )
             for row in connection.execute(query)
         ]
     rows = [
-        (one.replica, one.job, one.task, one.number, f"{one.host_name} ({one.owner})", one.state, when(one.leased_at),
+        (one.replica, one.job, one.task, _kind(one), f"{one.host_name} ({one.owner})", one.state, when(one.leased_at),
          one.cause, one.message, (one.fingerprint or "")[:12])
         for one in found
     ]  # fmt: skip
-    headings = ("id", "job", "task", "number", "host", "state", "leased", "cause", "message", "fingerprint")
+    headings = ("id", "job", "task", "kind", "host", "state", "leased", "cause", "message", "fingerprint")
     desk.answer(found, table(headings, rows, "no attempt is like that"))
+
+
+def _kind(one: ReplicaLine) -> str:
+    if one.audits is not None:
+        return f"audit of {one.audits}"
+    return "test" if one.test else "full"
 
 
 def _operator(engine: Engine) -> UserId:

@@ -61,6 +61,10 @@ LONGEST_HEARTBEAT: Seconds = 600.0
 LARGEST_QUORUM = 16
 
 
+# A host that the operator set aside has what it had accepted looked at again within this time.
+LOOK_EVERY: Seconds = 60.0
+
+
 class Coordinator(JobDesk):
     """Decides for the whole grid. One thread at a time."""
 
@@ -72,6 +76,7 @@ class Coordinator(JobDesk):
         self._lots = Lots(random.randbytes(32))
         # Hosts could not call while there was no server: nothing expires before they had the time to.
         self._expire_from = now + self.lease_seconds
+        self._look_from = now + LOOK_EVERY
         self.start_over()
 
     @property
@@ -129,6 +134,9 @@ class Coordinator(JobDesk):
             return self._expire(now, most)
 
     def _expire(self, now: Instant, most: int) -> Effects:
+        if now >= self._look_from:
+            self._look_from = now + LOOK_EVERY
+            self._caught = list(self._store.to_audit_again())
         again = self._audit_again(now) if self._caught else Effects()
         due = self._store.due(now, most)
         if not due:
@@ -302,7 +310,7 @@ class Coordinator(JobDesk):
             if claim.id not in refused
         ]
         request = answer.call.request
-        says = answer.call.news and (request.facts is not None or request.reports)
+        says = (answer.call.news and (request.facts is not None or request.reports)) or answer.reason is not None
         return WorkAnswer(
             heartbeat_seconds=self.heartbeat_seconds,
             leases=tuple(leases),
