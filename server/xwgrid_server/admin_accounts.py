@@ -12,7 +12,7 @@ from xwgrid.command_line import example, span
 from xwgrid.model import HostId, Instant, Seconds
 from xwgrid_server import accounts, standings
 from xwgrid_server.accounts import Kind, Role, TokenView
-from xwgrid_server.admin_desk import Desk, cut, desk_command, host_number, table, when
+from xwgrid_server.admin_desk import NUMBER, Desk, cut, desk_command, host_number, table, when
 from xwgrid_server.admin_trust import host_text
 from xwgrid_server.standings import Credit
 
@@ -144,7 +144,7 @@ def _standing(view: TokenView, now: Instant) -> str:
 
 
 @token.command("revoke", epilog=example("xwgrid-admin token revoke 3"))
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @desk_command
 def token_revoke(desk: Desk, number: int) -> None:
     """End the token NUMBER of the list now."""
@@ -201,7 +201,7 @@ def host_show(desk: Desk, number: int) -> None:
 
 
 @host.command("ban", epilog=example("xwgrid-admin host ban 4 --reason 'sends wrong frames'"))
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @click.option("--reason", default="", help="Told to the machine's owner.")
 @desk_command
 def host_ban(desk: Desk, number: int, reason: str) -> None:
@@ -212,7 +212,7 @@ def host_ban(desk: Desk, number: int, reason: str) -> None:
 
 
 @host.command("unban", epilog=example("xwgrid-admin host unban 4"))
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @desk_command
 def host_unban(desk: Desk, number: int) -> None:
     """Let the host NUMBER work again."""
@@ -222,7 +222,7 @@ def host_unban(desk: Desk, number: int) -> None:
 
 
 @host.command("revoke", epilog=example("xwgrid-admin host revoke 4"))
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @desk_command
 def host_revoke(desk: Desk, number: int) -> None:
     """End the certificates of the host NUMBER for good: its key was stolen, or the machine sold."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 import click
 import msgspec
@@ -22,6 +22,8 @@ from xwgrid_server.accounts import Contact
 from xwgrid_server.listening import read_listening
 from xwgrid_server.settings import Settings
 
+# What a database keeps as a number.
+NUMBER: Final = click.IntRange(-(1 << 63), (1 << 63) - 1)
 # A message or a name that somebody made endless.
 _WIDEST = 2_000
 

@@ -14,7 +14,7 @@ from xwgrid.model import HostId, Instant, JobId, ReplicaId, ReplicaState, Second
 from xwgrid.policies import described
 from xwgrid.wire import JobView
 from xwgrid_server import accounts, job_views
-from xwgrid_server.admin_desk import Desk, desk_command, table, when
+from xwgrid_server.admin_desk import NUMBER, Desk, desk_command, table, when
 from xwgrid_server.database import reading
 
 
@@ -67,7 +67,7 @@ def job_list(desk: Desk, limit: int) -> None:
 
 
 @job.command("show", epilog=example("xwgrid-admin job show 12"))
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @desk_command
 def job_show(desk: Desk, number: int) -> None:
     """Show the job NUMBER."""
@@ -99,9 +99,9 @@ def task() -> None:
 
 
 @task.command("list", epilog=example("xwgrid-admin task list 12 --state failed"))
-@click.argument("job_number", metavar="JOB", type=int)
+@click.argument("job_number", metavar="JOB", type=NUMBER)
 @click.option("--state", type=click.Choice([state.value for state in TaskState]), help="Only those in this state.")
-@click.option("--after", type=int, default=-1, help="Only those with a greater number: the next page.")
+@click.option("--after", type=NUMBER, default=-1, help="Only those with a greater number: the next page.")
 @_LIMIT
 @desk_command
 def task_list(desk: Desk, job_number: int, state: str | None, after: int, limit: int) -> None:
@@ -123,9 +123,9 @@ def replica() -> None:
 
 
 @replica.command("list", epilog=example("xwgrid-admin replica list --job 12 --state outvoted"))
-@click.option("--job", "job_number", type=int, help="Only of this job.")
-@click.option("--task", "task_number", type=int, help="Only of the task of this number.")
-@click.option("--host", "host_number", type=int, help="Only on this host.")
+@click.option("--job", "job_number", type=NUMBER, help="Only of this job.")
+@click.option("--task", "task_number", type=NUMBER, help="Only of the task of this number.")
+@click.option("--host", "host_number", type=NUMBER, help="Only on this host.")
 @click.option("--state", type=click.Choice([state.value for state in ReplicaState]), help="Only those in this state.")
 @_LIMIT
 @desk_command

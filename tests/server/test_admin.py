@@ -215,6 +215,11 @@ def test_tokens_are_listed_without_their_secret_and_revoked(begun: Operator) -> 
         (("app", "publish"), "--signing-key"),
         (("app", "publish", "--signing-key", "/nowhere.pem"), "/nowhere.pem"),
         (("user", "add", ""), "printable"),
+        (("host", "ban", "9" * 40), "not in the range"),
+        (("token", "revoke", "9" * 40), "not in the range"),
+        (("job", "show", "9" * 40), "not in the range"),
+        (("task", "list", "1", "--after", "9" * 40), "not in the range"),
+        (("replica", "list", "--host", "9" * 40), "not in the range"),
     ],
 )
 def test_what_is_not_there_is_named(begun: Operator, arguments: tuple[str, ...], sentence: str) -> None:
