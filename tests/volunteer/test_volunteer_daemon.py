@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import psutil
 import pytest
-from xwgrid_server import accounts
+from xwgrid_server import accounts, standings
 from xwgrid_volunteer import control
 from xwgrid_volunteer.control import AskPause, AskResume, AskStatus, Status
 
@@ -130,6 +130,22 @@ def test_a_job_is_done_and_told(grid: Grid, desk: Desk) -> None:
     assert "30 accepted" in said.stdout
     assert "NVIDIA" in said.stdout
     assert json.loads(desk.command("status", "--json").stdout)["state"] == "idle"
+
+
+def test_a_host_that_is_set_aside_says_why(grid: Grid, desk: Desk) -> None:
+    """Its status has the operator's reason, how long, and that nothing runs because of it; a good one says its too."""
+    found = desk.until(lambda status: status.standing is not None)
+    assert found.standing is not None
+    assert found.standing.startswith("new: 0.0 of 10 units")
+    desk.daemon.stop()
+    standings.set_aside(grid.engine, HostId(found.host), 7_200.0, "its memory is bad", time.time())
+    desk.daemon.start()
+    said = "set aside for 2.0 more hours: its memory is bad"
+    assert desk.until(lambda status: status.state == "idle" and status.standing is not None).standing == said
+    text = desk.command("status").stdout
+    assert f"  because this host is {said}\n" in text
+    assert f"  standing: {said}\n" in text
+    assert json.loads(desk.command("status", "--json").stdout)["standing"] == said
 
 
 def test_the_owner_pauses_and_resumes(grid: Grid, desk: Desk) -> None:

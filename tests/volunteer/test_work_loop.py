@@ -130,6 +130,16 @@ def test_a_server_that_does_not_hold_is_not_hammered() -> None:
     assert held.reason == "nothing"
 
 
+def test_what_the_server_thinks_of_the_host_is_kept() -> None:
+    """It is said now and then: what was said last holds until something else is said."""
+    call = WorkRequest(call=0, want=1)
+    line = work_loop.answered(settled(), call, WorkAnswer(heartbeat_seconds=HEARTBEAT, standing="new: 0.0 of 10"), 0.0)
+    line = work_loop.answered(line, call, WorkAnswer(heartbeat_seconds=HEARTBEAT, reason="nothing"), 1.0)
+    assert line.standing == "new: 0.0 of 10"
+    line = work_loop.answered(line, call, WorkAnswer(heartbeat_seconds=HEARTBEAT, standing="proven"), 2.0)
+    assert line.standing == "proven"
+
+
 def test_a_server_that_is_away_is_tried_with_growing_random_pauses() -> None:
     """Nothing is said until the pause is over; pauses stay under a bound that doubles up to two minutes."""
     line, now, bounds = settled(), 0.0, []

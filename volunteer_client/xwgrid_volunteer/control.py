@@ -83,6 +83,7 @@ class Status(Struct, frozen=True, kw_only=True):
     cache_bytes: int = 0
     heartbeat_seconds: Seconds = 0.0
     trouble: str | None = None  # why the server cannot be talked to
+    standing: str | None = None  # how far the server trusts this host and why, as it last said
 
 
 class _Ear(LineOnlyReceiver):

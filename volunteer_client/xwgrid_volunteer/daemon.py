@@ -311,6 +311,7 @@ class Daemon:
             cache_bytes=self._cache.bytes_used,
             heartbeat_seconds=line.heartbeat,
             trouble=line.trouble,
+            standing=line.standing,
         )
 
 

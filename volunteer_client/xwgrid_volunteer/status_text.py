@@ -7,6 +7,7 @@ import time
 from xwgrid.model import Instant, Seconds
 from xwgrid_volunteer.control import LeaseStatus, Status
 
+_LONGEST = 1_000
 _STATES = {
     "starting": "starting",
     "working": "working",
@@ -21,11 +22,14 @@ def lines(status: Status, now: Instant) -> list[str]:
     state = _STATES.get(status.state, status.state)
     said = [f"{status.name} (host {status.host} of {status.server}): {state}"]
     if status.why is not None:
-        said.append(f"  because {status.why}" if status.state != "working" else f"  {status.why}")
+        why = _shown(status.why)
+        said.append(f"  because {why}" if status.state != "working" else f"  {why}")
     if status.trouble is not None and status.state != "away":
         said.append(f"  the server cannot be talked to: {status.trouble}")
     if status.paused_until is not None:
         said.append(f"  until {time.strftime('%Y-%m-%d %H:%M', time.localtime(status.paused_until))}")
+    if status.standing is not None:
+        said.append(f"  standing: {_shown(status.standing)}")
     said += [_lease(lease) for lease in status.leases]
     totals = status.totals
     done = f"{totals.accepted} accepted ({_span(totals.seconds)} of work)"
@@ -46,6 +50,11 @@ def _lease(lease: LeaseStatus) -> str:
     share = "" if lease.done is None or lease.stage != "given" else f" {lease.done:.0%}"
     words = {"given": "running" if lease.done is not None else "next", "unconfirmed": "waits to be confirmed"}
     return f"  job {lease.job}, {lease.label}: {words.get(lease.stage, lease.stage)}{share}"
+
+
+def _shown(text: str) -> str:
+    """Return what a server said as a terminal may show it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST])
 
 
 def _span(seconds: Seconds) -> str:

@@ -57,6 +57,7 @@ class Line(Struct, frozen=True, kw_only=True):
     retry_at: Instant = 0.0
     trouble: str | None = None  # why the server cannot be talked to
     reason: str | None = None  # why the server has no work, in its words
+    standing: str | None = None  # how far it trusts this host and why, in its words; None: it has not said so yet
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -129,6 +130,8 @@ def answered(line: Line, call: WorkRequest, answer: WorkAnswer, now: Instant) ->
     line = replace(line, heartbeat=max(0.1, answer.heartbeat_seconds), failures=0, retry_at=0.0, trouble=None)
     if call.want > 0:
         line = replace(line, reason=None if answer.leases else answer.reason)
+    if answer.standing is not None:
+        line = replace(line, standing=answer.standing)
     if call.wait_seconds == 0:
         return replace(line, short=False)
     spun = not answer.leases and now - line.poll_sent_at < _HELD_AT_LEAST
