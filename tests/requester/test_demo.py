@@ -96,7 +96,7 @@ def test_a_wrong_frame_is_a_problem() -> None:
 
 def test_a_liar_without_a_chance_is_told() -> None:
     """A liar that was never outvoted proves nothing, and the report says so."""
-    volunteers = volunteer_reports({"liar-1": True}, [task(replica("a", ReplicaState.AGREED, 0))])
+    volunteers = volunteer_reports({"liar-1": True}, [task(replica("a", ReplicaState.AGREED, 0))], {})
     (problem,) = problems_of(job(4, JobState.FINISHED), (), volunteers, crashes=[], wanted_crashes=0, tasks=[])
     assert problem.startswith("liar-1 was never outvoted")
 
@@ -130,7 +130,10 @@ def test_a_demonstration_that_cannot_end_well_is_refused(options: tuple[str, ...
 
 
 def test_the_grid_is_right_in_spite_of_a_liar(tmp_path: Path) -> None:
-    """Three volunteers, one of whom lies: every frame equals the plain render, the liar is outvoted, nothing stays."""
+    """Three volunteers, one of whom lies: every frame equals the plain render, nothing stays.
+
+    The liar is outvoted, after two lies set aside, and gets nothing more; what it had taken by then may come in.
+    """
     scene = tiny_scene(tmp_path)
     options = ["--frames", "1-6", "--liars", "1", "--out", str(tmp_path / "out"), "--json"]
     with demo(tmp_path, str(scene), *options) as running:
@@ -141,6 +144,8 @@ def test_the_grid_is_right_in_spite_of_a_liar(tmp_path: Path) -> None:
     (liar,) = [each for each in report["volunteers"] if each["lies"]]
     assert liar["outvoted"] > 0
     assert liar["accepted"] == 0
+    assert liar["standing"] == ("set aside" if liar["outvoted"] > 1 else "on probation")
+    assert {each["standing"] for each in report["volunteers"] if not each["lies"]} == {"new"}
     assert len(list((tmp_path / "out" / "frames").iterdir())) == 6
     assert list((tmp_path / "temporary").iterdir()) == []
 

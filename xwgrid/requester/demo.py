@@ -155,9 +155,10 @@ def perform(scene: Path, wishes: Wishes, cast: Cast, out: Path, context: Context
                 )
                 job_seconds = time.monotonic() - handed_in
                 tasks = list(client.tasks(view.id))
+                standings = grid.standings()
         differences = _compared(renderer, job, tasks, out=out, folder=folder, context=context)
         frames = frame_reports(tasks, differences)
-        volunteers = volunteer_reports({each.name: each.lies for each in grid.volunteers}, tasks)
+        volunteers = volunteer_reports({each.name: each.lies for each in grid.volunteers}, tasks, standings)
         return Report(
             frames=frames,
             volunteers=volunteers,

@@ -189,6 +189,11 @@ class EmbeddedGrid:
                 raise GridError(f"not every volunteer called within {_START_SECONDS:g} s:\n{tails}")
             time.sleep(_LOOK_SECONDS)
 
+    def standings(self) -> dict[str, str]:
+        """Return what the server makes of each volunteer: "new", "on probation", "set aside" and so on."""
+        listed = json.loads(self._admin("trust", "list", "--json"))
+        return {each["name"]: str(each["rank"]) for each in listed}
+
     def check(self) -> None:
         """Raise GridError if a part of the grid has ended by itself."""
         self._server.check()
@@ -224,7 +229,7 @@ class EmbeddedGrid:
 
     def _admin(self, *arguments: str) -> str:
         command, *rest = arguments
-        group = [command, rest.pop(0)] if command in {"user", "token", "host"} else [command]
+        group = [command, rest.pop(0)] if command in {"user", "token", "host", "trust"} else [command]
         return self._run([_program("xwgrid-admin"), *group, "--settings", str(self._settings), *rest])
 
     def _run(self, command: Sequence[str], standard_input: str = "") -> str:

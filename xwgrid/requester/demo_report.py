@@ -36,6 +36,7 @@ class VolunteerReport(Struct, frozen=True, kw_only=True):
     accepted: int
     outvoted: int
     lost: int
+    standing: str = ""  # what the server makes of it in the end: "new", "on probation", "set aside" and so on
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -75,8 +76,10 @@ def frame_reports(
     return tuple(made)
 
 
-def volunteer_reports(names: Mapping[str, bool], tasks: Sequence[wire.TaskView]) -> tuple[VolunteerReport, ...]:
-    """Return a line for each volunteer; `names` says of each whether it lies."""
+def volunteer_reports(
+    names: Mapping[str, bool], tasks: Sequence[wire.TaskView], standings: Mapping[str, str]
+) -> tuple[VolunteerReport, ...]:
+    """Return a line for each volunteer; `names` says of each whether it lies, `standings` how it stands."""
 
     def count(name: str, state: ReplicaState) -> int:
         return sum(replica.host == name and replica.state is state for task in tasks for replica in task.replicas)
@@ -88,6 +91,7 @@ def volunteer_reports(names: Mapping[str, bool], tasks: Sequence[wire.TaskView])
             accepted=count(name, ReplicaState.AGREED),
             outvoted=count(name, ReplicaState.OUTVOTED),
             lost=count(name, ReplicaState.LOST),
+            standing=standings.get(name, ""),
         )
         for name, lies in names.items()
     )
@@ -151,11 +155,11 @@ def print_report(console: Console, report: Report) -> None:
         )
     console.print(table)
     people = Table(title="Volunteers", title_justify="left")
-    for heading in ("volunteer", "frames accepted", "outvoted", "lost leases"):
-        people.add_column(heading, justify="left" if heading == "volunteer" else "right")
+    for heading in ("volunteer", "frames accepted", "outvoted", "lost leases", "standing"):
+        people.add_column(heading, justify="left" if heading in {"volunteer", "standing"} else "right")
     for each in report.volunteers:
         who = f"{each.name} (lies)" if each.lies else each.name
-        people.add_row(who, str(each.accepted), str(each.outvoted), str(each.lost))
+        people.add_row(who, str(each.accepted), str(each.outvoted), str(each.lost), each.standing)
     console.print(people)
     _say(console, f"Job: {report.job_seconds:.1f} s; everything: {report.total_seconds:.1f} s.")
     _say(console, f"Pictures, contact sheet and film are in {report.folder}")
