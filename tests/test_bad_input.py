@@ -106,6 +106,33 @@ def test_wishes_are_refused_by_the_server_too(grid: Grid, tmp_path: Path) -> Non
         assert traces(grid) == before
 
 
+def test_policies_that_make_no_sense_leave_nothing(grid: Grid, ada: Person, scene: Path) -> None:
+    """An epsilon that is none, wishes that exclude each other, a policy the server does not give: no job, no blob."""
+    before = traces(grid)
+    for options, sentence in (
+        (("--policy", "audit", "--epsilon", "0"), "epsilon 0.0 is no chance to put up with"),
+        (("--policy", "audit", "--epsilon", "0.51"), "must be above 0 and at most 0.5"),
+        (("--policy", "credibility", "--epsilon", "nan"), "epsilon nan"),
+        (("--policy", "boinc"), "'boinc' is not one of"),
+        (("--policy", "audit", "--quorum", "3"), "--quorum does not go with --policy audit"),
+        (("--replicas", "2", "--quorum", "3"), "raise --replicas to 3"),
+        (("--deadline", "yesterday"), "'yesterday' is no deadline"),
+        (("--deadline", "in 0s"), "no span of time"),
+    ):
+        ada.run("submit", str(scene), *options).refused(sentence)
+    assert traces(grid) == before
+
+
+def test_an_audit_that_cannot_be_is_told(grid: Grid, ada: Person, scene: Path) -> None:
+    """A job that cannot be rendered in parts is replicated; its view, `show` and `watch` say why."""
+    job = ada.ask("submit", str(scene), "--frames", "1", "--format", "jpeg", "--policy", "audit")
+    assert job["policy"]["by"] == "fixed"
+    assert job["policy_note"].startswith("replicated instead of audited: JPEG")
+    shown = ada.run("show", str(job["id"])).out
+    assert f"checked by fixed replication, 2 equal results ({job['policy_note']})" in shown
+    ada.ask("cancel", str(job["id"]))
+
+
 def test_an_output_folder_that_cannot_be_written(grid: Grid, ada: Person, scene: Path, tmp_path: Path) -> None:
     """A file where the folder should be is told before the job is handed in."""
     (tmp_path / "file").write_text("x")
@@ -121,6 +148,8 @@ def test_refusals_are_json_for_programs(ada: Person, scene: Path, tmp_path: Path
     commands = (
         ("xwgrid", "--settings", str(ada.settings), "show", "999999", "--json"),
         ("xwgrid", "--settings", str(ada.settings), "submit", str(scene), "--frames", "10-1", "--json"),
+        ("xwgrid", "--settings", str(ada.settings), "submit", str(scene), "--epsilon", "0", "--json"),
+        ("xwgrid-admin", "trust", "reset", "99", "--yes", "--settings", str(ada.grid.settings_file), "--json"),
         ("xwgrid-admin", "host", "ban", "nobody", "--reason", "x", "--settings", str(ada.grid.settings_file), "--json"),
         ("xwgrid-volunteer", "enrol", "--json", "--token-file", "-", "--settings", str(volunteer)),
     )

@@ -93,7 +93,6 @@ def policy_for(wishes: Wishes) -> Policy | None:
         check_epsilon(wishes.epsilon)
     if wishes.share is not None:
         check_share(wishes.share)
-    replicas_for(wishes)
     given = [name for name in ("replicas", "quorum", "epsilon", "share") if getattr(wishes, name) is not None]
     policy = wishes.policy or next((_POLICY_OF[name] for name in given), None)
     for name in given:
@@ -101,6 +100,7 @@ def policy_for(wishes: Wishes) -> Policy | None:
             said = f"--policy {policy}" if wishes.policy else f"--{given[0]}"
             belongs = f"it belongs to --policy {_POLICY_OF[name]}"
             raise BadInput(f"--{name} does not go with {said}, {belongs}: leave one of them out")
+    replicas_for(wishes)
     match policy:
         case "fixed":
             return Fixed()
