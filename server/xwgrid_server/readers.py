@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
@@ -11,16 +12,25 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 
 from xwgrid.errors import UnreadableResult
-from xwgrid.model import Digest, JobRequest, ResultFile, TaskNumber
+from xwgrid.model import JobRequest, ResultFile, TaskNumber
+from xwgrid.reading import Read, Stored
 from xwgrid_server.blob_files import BlobFiles
+from xwgrid_server.calls import Reading, ReadOrder
 from xwgrid_server.http_threads import Threads
 
 
 class BlockingReader(Protocol):
     """One reader process, as `xwgrid.reading.Reader`."""
 
-    def read(self, request: JobRequest, number: TaskNumber, files: Mapping[str, Path]) -> Digest:
-        """Return the fingerprint of a result. Raises GridError."""
+    def read(
+        self,
+        request: JobRequest,
+        number: TaskNumber,
+        files: Mapping[str, Path],
+        strips: str | None = None,
+        others: Sequence[Stored] = (),
+    ) -> Read:
+        """Return the fingerprint of a result, and how far it is from others. Raises GridError."""
 
     def close(self) -> None:
         """End the process."""
@@ -53,14 +63,33 @@ class ReaderPool:
         for reader in self._readers:
             reader.close()
 
-    def read(self, request: JobRequest, number: TaskNumber, files: tuple[ResultFile, ...]) -> Deferred[Digest]:
-        """Fire with the fingerprint of task `number`'s result, made of these files.
+    def read(self, order: ReadOrder) -> Deferred[Reading]:
+        """Fire with what was seen of a result, and how far it is from the others of its order.
 
-        Fails with UnreadableResult when it is not what the job asked for, Unavailable when no process can be started.
+        An other that is not there, or cannot be read, is left out. Fails with UnreadableResult when the result is not
+        what the job asked for, Unavailable when no process can be started.
         """
-        return self._threads.run(self._read, request, number, files)
+        return self._threads.run(self._read, order)
 
-    def _read(self, request: JobRequest, number: TaskNumber, files: tuple[ResultFile, ...]) -> Digest:
+    def _read(self, order: ReadOrder) -> Reading:
+        paths = self._paths(order.files)
+        compared = []
+        others = []
+        for other in order.others:
+            with contextlib.suppress(UnreadableResult):
+                others.append(Stored(self._paths(other.files), other.strips))
+                compared.append(other.replica)
+        reader = self._idle.get()  # never waits: there are as many readers as threads
+        try:
+            seen = reader.read(order.request, order.task, paths, order.strips, others)
+        finally:
+            self._idle.put(reader)
+        told = zip(compared, seen.shares, strict=True)
+        differences = {replica: share for replica, share in told if share is not None}
+        return Reading(order.replica, seen.fingerprint, differences)
+
+    def _paths(self, files: tuple[ResultFile, ...]) -> dict[str, Path]:
+        """Return where a result's files lie, by name. Raises UnreadableResult when one is not there as it was told."""
         paths = {file.name: self._files.path(file.sha256) for file in files}
         if len(paths) < len(files):
             raise UnreadableResult("two files of the result have one name")
@@ -69,8 +98,4 @@ class ReaderPool:
             if size != file.size:
                 found = "was not sent" if size is None else f"has {size} bytes"
                 raise UnreadableResult(f"the result's file {file.name} of {file.size} bytes {found}", file=file.name)
-        reader = self._idle.get()  # never waits: there are as many readers as threads
-        try:
-            return reader.read(request, number, paths)
-        finally:
-            self._idle.put(reader)
+        return paths

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from xwgrid.errors import NotFound, UnreadableResult
-from xwgrid.model import Digest, JobRequest, ReplicaId, ResultFile, Seconds, TaskNumber
+from xwgrid.model import ReplicaId, Seconds
 from xwgrid_server.calls import Reading, ReadOrder
 
 # A reader that failed for reasons of its own (not of the result's) is asked again after this long.
@@ -20,8 +20,8 @@ READ_AGAIN_AFTER: Final[Seconds] = 5.0
 class Reader(Protocol):
     """Reads strangers' results in processes of their own."""
 
-    def read(self, request: JobRequest, number: TaskNumber, files: tuple[ResultFile, ...]) -> Deferred[Digest]:
-        """Return the fingerprint; fails with UnreadableResult when the result is at fault."""
+    def read(self, order: ReadOrder) -> Deferred[Reading]:
+        """Return what was seen of a result; fails with UnreadableResult when the result is at fault."""
 
 
 class ResultReadings:
@@ -49,8 +49,7 @@ class ResultReadings:
     def _read(self, order: ReadOrder) -> None:
         if self._stopped:
             return
-        reading = maybeDeferred(self._reader.read, order.request, order.task, order.files)
-        reading.addCallbacks(lambda digest: self._done(Reading(order.replica, digest)), self._failed, (), {}, (order,))
+        maybeDeferred(self._reader.read, order).addCallbacks(self._done, self._failed, (), {}, (order,))
 
     def _failed(self, failure: Failure, order: ReadOrder) -> None:
         if isinstance(failure.value, (UnreadableResult, NotFound)):

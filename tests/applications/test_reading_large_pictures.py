@@ -31,7 +31,7 @@ def test_a_frame_of_many_megabytes(tmp_path: Path, file_format: str, suffix: str
     (tmp_path / name).write_bytes(data)
     reader = Reader()
     try:
-        digest = reader.read(request, TaskNumber(0), {name: tmp_path / name})
+        digest = reader.read(request, TaskNumber(0), {name: tmp_path / name}).fingerprint
     finally:
         reader.close()
     assert digest == pictures.fingerprint(pictures.read(data, pinned(file_format, depth, width, height)))

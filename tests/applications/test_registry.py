@@ -106,6 +106,76 @@ def test_reading_what_was_not_asked_for(tmp_path: Path) -> None:
         blender.value_fingerprint("x")
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"denoise": False}, None),
+        ({"denoise": False, "format": "OPEN_EXR", "color_depth": "32", "width": 8_192, "height": 4_096}, None),
+        ({}, "its scene may ask for denoising"),
+        ({"denoise": True}, "denoising looks at neighbouring pixels"),
+        ({"denoise": False, "format": "JPEG"}, "JPEG files lose what lies between neighbouring pixels"),
+        ({"engine": "EEVEE"}, "EEVEE looks at neighbouring pixels"),
+        ({"engine": "WORKBENCH"}, "WORKBENCH looks at neighbouring pixels"),
+        ({"denoise": False, "width": 8_193, "height": 4_096}, "have more than 33554432 pixels"),
+    ],
+)
+def test_frames_in_parts(changes: dict[str, object], sentence: str | None) -> None:
+    """A frame has parts unless its job says that pixels hang on others, or two frames fit into no reader's memory."""
+    reason = registry.application("blender").parts(frames(**changes))
+    assert reason is None if sentence is None else sentence in str(reason)
+    assert registry.application("blender").height(frames(**changes)) == changes.get("height", HEIGHT)
+
+
+def test_names_of_audits() -> None:
+    """An audit has one file a strip, named by frame and first row; strips that cannot be are refused."""
+    blender = registry.application("blender")
+    number = TaskNumber(14)
+    assert blender.audit_names(frames(), number, "0+1,4+2") == (
+        "frame_0007_rows_0000.png",
+        "frame_0007_rows_0004.png",
+    )
+    assert blender.audit_names(frames(height=40_000), FIRST, "12345+1") == ("frame_-0007_rows_12345.png",)
+    for strips, sentence in (
+        ("8+2", "does not lie in a picture 9 rows high"),
+        ("4+1,4+2", "begin at the same row"),
+        ("", "is not a strip"),
+        ("4", "is not a strip"),
+    ):
+        with pytest.raises(BadInput, match=sentence):
+            blender.audit_names(frames(), number, strips)
+    with pytest.raises(BadInput, match="no task"):
+        blender.audit_names(frames(), TaskNumber(20_000), "0+1")
+
+
+def test_reading_an_audit(tmp_path: Path) -> None:
+    """The fingerprint of an audit is that of its strips and of where they lie; each has its own rows and no more."""
+    blender = registry.application("blender")
+    pixels = gradient()
+    files = {
+        f"frame_-0007_rows_{first:04d}.png": painted(tmp_path, ".png", "uint8", pixels[first : first + 2])
+        for first in (1, 6)
+    }
+    strips = [(first, pictures.read(files[f"frame_-0007_rows_{first:04d}.png"], pinned(height=2))) for first in (1, 6)]
+    assert blender.read_result(frames(), FIRST, files, "1+2,6+2") == pictures.fingerprint_of_strips(strips)
+    moved = [(2, strips[0][1]), strips[1]]
+    assert pictures.fingerprint_of_strips(moved) != pictures.fingerprint_of_strips(strips)
+    assert pictures.fingerprint_of_strips(strips[::-1]) != pictures.fingerprint_of_strips(strips)
+    with pytest.raises(UnreadableResult, match="has 16 x 2 pixels, the job asks for 16 x 3"):
+        blender.read_result(frames(), FIRST, files, "1+2,6+3")
+    with pytest.raises(UnreadableResult, match=r"should be frame_-0007_rows_0001\.png and is"):
+        blender.read_result(frames(), FIRST, files, "1+2")
+
+
+def test_values_have_no_parts() -> None:
+    """A job whose results are values cannot be audited, and says so."""
+    chains = registry.application("digest")
+    assert chains.parts(CHAINS) == "its results are values"
+    with pytest.raises(BadInput, match="no rows"):
+        chains.height(CHAINS)
+    with pytest.raises(BadInput, match="no part"):
+        chains.audit_names(CHAINS, FIRST, "0+1")
+
+
 def test_values_of_chains() -> None:
     """Equal values have equal fingerprints, others have others, and what is no digest is refused."""
     chains = registry.application("digest")

@@ -18,7 +18,7 @@ import pytest
 from xwgrid.applications.registry import application_of
 from xwgrid.errors import UnreadableResult
 from xwgrid.model import BlenderWork, DigestWork, Frames, InputFile, JobRequest, Limits, TaskNumber
-from xwgrid.reading import Reader, ReadingLimits
+from xwgrid.reading import Read, Reader, ReadingLimits
 
 FIRST = TaskNumber(0)
 NAME = "frame_0001"
@@ -75,16 +75,16 @@ def test_sandboxed(reader: Reader) -> None:
 def test_reads(reader: Reader, tmp_path: Path) -> None:
     """The fingerprint is the application's own, and another picture has another."""
     one, two = picture(tmp_path / "1.png"), picture(tmp_path / "2.png", shade=129)
-    digest = reader.read(job(), FIRST, {f"{NAME}.png": one})
+    digest = reader.read(job(), FIRST, {f"{NAME}.png": one}).fingerprint
     assert digest == application_of(job()).read_result(job(), FIRST, {f"{NAME}.png": one.read_bytes()})
-    assert reader.read(job(), FIRST, {f"{NAME}.png": two}) != digest
+    assert reader.read(job(), FIRST, {f"{NAME}.png": two}).fingerprint != digest
 
 
 def test_reads_exr(reader: Reader, tmp_path: Path) -> None:
     """Float pictures are read as well, without threads of the library's own."""
     request = job(format="OPEN_EXR", color_depth="32", width=640, height=480)
     path = picture(tmp_path / "1.exr", width=640, height=480)
-    assert len(reader.read(request, FIRST, {f"{NAME}.exr": path})) == 64
+    assert len(reader.read(request, FIRST, {f"{NAME}.exr": path}).fingerprint) == 64
 
 
 def test_png_bomb(reader: Reader, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_killed_while_reading(reader: Reader, tmp_path: Path) -> None:
     process = inner(reader)
     # Stopped, it has surely not answered when it is killed.
     process.suspend()
-    answers: list[str] = []
+    answers: list[Read] = []
     thread = threading.Thread(target=lambda: answers.append(reader.read(job(), FIRST, {f"{NAME}.png": path})))
     thread.start()
     process.send_signal(signal.SIGKILL)
@@ -226,7 +226,7 @@ def test_threads(reader: Reader, tmp_path: Path) -> None:
     """Several threads may share a reader; each gets the answer to its own result."""
     paths = [picture(tmp_path / f"{shade}.png", shade=shade) for shade in range(4)]
     expected = [reader.read(job(), FIRST, {f"{NAME}.png": path}) for path in paths]
-    answers: list[str | None] = [None] * 4
+    answers: list[Read | None] = [None] * 4
 
     def read(index: int) -> None:
         answers[index] = reader.read(job(), FIRST, {f"{NAME}.png": paths[index]})

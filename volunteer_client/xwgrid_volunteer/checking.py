@@ -11,9 +11,9 @@ from pathlib import Path
 from twisted.internet.threads import deferToThread
 
 from xwgrid.errors import GridError, UnreadableResult
-from xwgrid.model import Cause, ResultFile, TaskNumber
+from xwgrid.model import Cause, ResultFile
 from xwgrid.reading import Reader
-from xwgrid.wire import Failed, Finished
+from xwgrid.wire import Failed, Finished, Lease
 from xwgrid_volunteer import staging
 from xwgrid_volunteer.preparing import Prepared
 from xwgrid_volunteer.runner import TaskFinished
@@ -31,11 +31,11 @@ class Inspector:
         self._doomed: set[Path] = set()
 
     async def inspect(
-        self, prepared: Prepared, number: TaskNumber, event: TaskFinished
+        self, prepared: Prepared, lease: Lease, event: TaskFinished
     ) -> tuple[Finished | Failed, Mapping[str, Path]]:
         """Return what to report, and the files that belong to it."""
         try:
-            return await deferToThread(self._inspect, prepared, number, event)
+            return await deferToThread(self._inspect, prepared, lease, event)
         except (UnreadableResult, OSError) as error:
             cause, message = Cause.BAD_RESULT, str(error)
         except GridError as error:
@@ -43,11 +43,14 @@ class Inspector:
         failed = Failed(cause=cause, message=message[:2_000], seconds=event.seconds, log_tail=event.log_tail)
         return failed, {}
 
-    def _inspect(
-        self, prepared: Prepared, number: TaskNumber, event: TaskFinished
-    ) -> tuple[Finished, Mapping[str, Path]]:
-        request, application = prepared.request, prepared.application
-        names = application.result_names(request, number)
+    def _inspect(self, prepared: Prepared, lease: Lease, event: TaskFinished) -> tuple[Finished, Mapping[str, Path]]:
+        request, application, number = prepared.request, prepared.application, lease.task
+        strips = lease.arguments.get("strips")
+        if strips is None:
+            names = application.result_names(request, number)
+        else:
+            strips = str(strips)
+            names = application.audit_names(request, number, strips)
         if set(names) != set(event.files) or (event.value is not None) != (application.reads == "value"):
             said = ", ".join(event.files) or ("a value" if event.value is not None else "nothing")
             raise UnreadableResult(f"the program made {said}, and {', '.join(names) or 'a value'} was asked for")
@@ -57,7 +60,7 @@ class Inspector:
                 raise UnreadableResult(f"the program's value has {len(event.value)} characters: {_MAX_VALUE} may be")
             fingerprint = application.value_fingerprint(event.value)
         else:
-            fingerprint = self._reader.read(request, number, files)
+            fingerprint = self._reader.read(request, number, files, strips).fingerprint
         finished = Finished(
             fingerprint=fingerprint,
             files=tuple(_named(name, path) for name, path in files.items()),

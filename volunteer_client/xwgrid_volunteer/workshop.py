@@ -245,7 +245,7 @@ class Workshop:
             return
         work.done = 1.0
         async with self._inspector.using(folder):
-            outcome, files = await self._inspector.inspect(prepared, work.lease.task, event)
+            outcome, files = await self._inspector.inspect(prepared, work.lease, event)
             await self._settle(work, outcome, files)
             await self._inspector.throw_away(event.folder)
 

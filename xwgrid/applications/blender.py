@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final, Literal
 
+from xwgrid import auditing
+from xwgrid.applications.results import ResultFiles
 from xwgrid.errors import BadInput, TooLarge, UnreadableResult
 from xwgrid.model import BlenderWork, Digest, Frames, JobRequest, TaskNumber
 from xwgrid.splitting import frame, task_count
+from xwgrid.tolerances import Distance
+
+if TYPE_CHECKING:
+    # Not when it runs: the server's own process must never load a picture library, only its readers do.
+    from xwgrid.applications.picture_rows import Rows
 
 # 16384 x 8192, an 8K panorama twice over: decoded as 32-bit RGBA it takes the 2 GiB a reader process may use.
 MAX_PIXELS = 1 << 27
+# 8192 x 4096: two such frames, with their files, are compared in the memory a reader process may use.
+MAX_PARTED_PIXELS: Final = 1 << 25
 
 SUFFIXES: Mapping[str, str] = {"PNG": ".png", "JPEG": ".jpg", "OPEN_EXR": ".exr"}
 DEPTHS: Mapping[str, tuple[str, ...]] = {"PNG": ("8", "16"), "JPEG": ("8",), "OPEN_EXR": ("16", "32")}
@@ -56,21 +65,88 @@ class Blender:
             raise BadInput(f"this job has no task {number}", number=number)
         return (picture_name(frame(split, number), _work(request).format),)
 
-    def read_result(self, request: JobRequest, number: TaskNumber, files: Mapping[str, bytes]) -> Digest:
-        """Return the fingerprint of a frame's picture.
+    def parts(self, request: JobRequest) -> str | None:
+        """Return why strips of a frame would not be what the frame has there; None when the job says nothing of it.
 
-        Raises UnreadableResult unless there is exactly the expected file, in the format, size and depth pinned.
+        The scene file may have reasons of its own: a compositor that blurs, say. The driver finds those.
         """
-        # Not at the top: the server's own process must never load a picture library, only its readers do.
+        work = _work(request)
+        if work.engine != "CYCLES":
+            return f"{work.engine} looks at neighbouring pixels"
+        if work.format == "JPEG":
+            return "JPEG files lose what lies between neighbouring pixels: ask for PNG or OPEN_EXR"
+        if work.denoise is None:
+            return "its scene may ask for denoising, which looks at neighbouring pixels: pin denoising off"
+        if work.denoise:
+            return "denoising looks at neighbouring pixels"
+        if work.width * work.height > MAX_PARTED_PIXELS:
+            return f"its pictures have more than {MAX_PARTED_PIXELS} pixels"
+        return None
+
+    def height(self, request: JobRequest) -> int:
+        """Return how many rows of pixels a frame has."""
+        return _work(request).height
+
+    def audit_names(self, request: JobRequest, number: TaskNumber, strips: str) -> tuple[str, ...]:
+        """Return one name for each strip, "frame_0007_rows_0012.png". Raises BadInput."""
+        parsed = auditing.parse_strips(strips, self.height(request))
+        names = auditing.audit_names(self.result_names(request, number), parsed)
+        if len(set(names)) < len(names):
+            raise BadInput(f"two of the strips {strips[:100]} begin at the same row")
+        return names
+
+    def read_result(
+        self, request: JobRequest, number: TaskNumber, files: Mapping[str, bytes], strips: str | None = None
+    ) -> Digest:
+        """Return the fingerprint of a frame's picture, or of the strips of an audit.
+
+        Raises UnreadableResult unless there are exactly the expected files, in the format, size and depth pinned.
+        """
         from xwgrid.applications import pictures  # noqa: PLC0415
 
+        rows = self._rows(request, number, ResultFiles(files, strips))
+        if strips is None:
+            return pictures.fingerprint(next(rows).picture)
+        return pictures.fingerprint_of_strips((each.first, each.picture) for each in rows)
+
+    def differing_share(
+        self, request: JobRequest, number: TaskNumber, one: ResultFiles, other: ResultFiles
+    ) -> float | None:
+        """Return the share of the rows both have in which any pixel differs; None when they have none in common."""
+        from xwgrid.applications.picture_rows import differing_share  # noqa: PLC0415
+
+        return differing_share(*(tuple(self._rows(request, number, each)) for each in (one, other)))
+
+    def distance(
+        self, request: JobRequest, number: TaskNumber, one: Mapping[str, bytes], other: Mapping[str, bytes]
+    ) -> Distance:
+        """Return how far two pictures of a frame are apart."""
+        from xwgrid.applications import picture_distance  # noqa: PLC0415
+
+        first, second = (next(self._rows(request, number, ResultFiles(each))).picture for each in (one, other))
+        return picture_distance.distance(first, second)
+
+    def _rows(self, request: JobRequest, number: TaskNumber, result: ResultFiles) -> Iterator[Rows]:
+        """Read the pictures of a result one after the other."""
+        from xwgrid.applications import pictures  # noqa: PLC0415
+        from xwgrid.applications.picture_rows import Rows  # noqa: PLC0415
+
         work = _work(request)
-        (name,) = self.result_names(request, number)
-        if set(files) != {name}:
-            found = ", ".join(sorted(files)) or "nothing"
-            raise UnreadableResult(f"the result should be {name} and is {found}", expected=name, files=sorted(files))
-        pinned = pictures.Pinned(format=work.format, width=work.width, height=work.height, color_depth=work.color_depth)
-        return pictures.fingerprint(pictures.read(files[name], pinned, name=name))
+        if result.strips is None:
+            names = self.result_names(request, number)
+            strips: tuple[auditing.Strip, ...] = (auditing.Strip(0, work.height),)
+        else:
+            names = self.audit_names(request, number, result.strips)
+            strips = auditing.parse_strips(result.strips)
+        if set(result.files) != set(names):
+            expected, found = ", ".join(names), ", ".join(sorted(result.files)) or "nothing"
+            message = f"the result should be {expected} and is {found}"
+            raise UnreadableResult(message, expected=expected, files=sorted(result.files))
+        for name, strip in zip(names, strips, strict=True):
+            pinned = pictures.Pinned(
+                format=work.format, width=work.width, height=strip.rows, color_depth=work.color_depth
+            )
+            yield Rows(strip.first, pictures.read(result.files[name], pinned, name=name))
 
     def value_fingerprint(self, value: str) -> Digest:
         """Refuse a value: the result is a picture."""

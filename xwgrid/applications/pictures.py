@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -115,6 +115,14 @@ def fingerprint(picture: Picture) -> Digest:
     digest = hashlib.sha256(b"xwgrid picture 1\n" + msgspec.json.encode(header) + b"\n")
     little = picture.pixels.astype(picture.pixels.dtype.newbyteorder("<"), order="C", copy=False)
     digest.update(little.view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def fingerprint_of_strips(strips: Iterable[tuple[int, Picture]]) -> Digest:
+    """Return the SHA-256 of strips of a picture, each given with its first row: of these and the fingerprints."""
+    digest = hashlib.sha256(b"xwgrid strips 1\n")
+    for first, picture in strips:
+        digest.update(f"{first} {fingerprint(picture)}\n".encode())
     return digest.hexdigest()
 
 

@@ -7,9 +7,11 @@ from typing import Literal, Protocol
 
 from xwgrid.applications.blender import Blender
 from xwgrid.applications.digest import DigestChain
+from xwgrid.applications.results import ResultFiles
 from xwgrid.errors import BadInput
 from xwgrid.model import Digest, JobRequest, TaskNumber
 from xwgrid.splitting import check_request
+from xwgrid.tolerances import Distance
 
 
 class Application(Protocol):
@@ -36,10 +38,45 @@ class Application(Protocol):
         Raises BadInput if the job has no such task.
         """
 
-    def read_result(self, request: JobRequest, number: TaskNumber, files: Mapping[str, bytes]) -> Digest:
+    def parts(self, request: JobRequest) -> str | None:
+        """Return, in a sentence, why a task of this job cannot be done in parts; None when it can.
+
+        What lies in the job's files is not looked into: a driver may still refuse.
+        """
+
+    def height(self, request: JobRequest) -> int:
+        """Return how many rows of pixels a result has. Raises BadInput where results have none."""
+
+    def audit_names(self, request: JobRequest, number: TaskNumber, strips: str) -> tuple[str, ...]:
+        """Return the names of the files an audit of task `number` consists of: one for each of `strips`, in order.
+
+        Raises BadInput for strips that are none, lie outside the picture, or begin at the same row.
+        """
+
+    def read_result(
+        self, request: JobRequest, number: TaskNumber, files: Mapping[str, bytes], strips: str | None = None
+    ) -> Digest:
         """Return the fingerprint of a result's files, by name: equal for results that are the same picture.
 
-        The bytes come from strangers: call it in a sandboxed process. Raises UnreadableResult.
+        With `strips` it is an audit, and its fingerprint is one of its strips. The bytes come from strangers: call it
+        in a sandboxed process. Raises UnreadableResult.
+        """
+
+    def differing_share(
+        self, request: JobRequest, number: TaskNumber, one: ResultFiles, other: ResultFiles
+    ) -> float | None:
+        """Return the share (0 to 1) of the rows both results have in which any pixel differs; None if they have none.
+
+        In a sandboxed process, as `read_result`. Raises UnreadableResult.
+        """
+
+    def distance(
+        self, request: JobRequest, number: TaskNumber, one: Mapping[str, bytes], other: Mapping[str, bytes]
+    ) -> Distance:
+        """Return how far two results are apart.
+
+        In a sandboxed process, as `read_result`. Raises UnreadableResult, and BadInput for results that cannot be
+        compared.
         """
 
     def value_fingerprint(self, value: str) -> Digest:

@@ -1,5 +1,5 @@
 """Strangers' pictures and files are read here: in a sandboxed child process that forks for every result."""
 
-from xwgrid.reading.reader import Reader, ReadingLimits
+from xwgrid.reading.reader import Read, Reader, ReadingLimits, Stored
 
-__all__ = ["Reader", "ReadingLimits"]
+__all__ = ["Read", "Reader", "ReadingLimits", "Stored"]

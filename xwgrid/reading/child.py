@@ -1,7 +1,8 @@
 """The far side: a process without threads or secrets that forks for every result.
 
-The fork reads one stranger's files and dies, so nothing that a file does to its decoder outlives that file. It cannot
-start processes, and the parent cannot be debugged by it (both run as one user): what it can do is lie about itself.
+The fork reads one stranger's files, or two strangers' to compare them, and dies, so nothing that a file does to its
+decoder outlives that answer. It cannot start processes, and the parent cannot be debugged by it (both run as one user):
+what it can do is lie about itself, and about how it compares.
 """
 
 from __future__ import annotations
@@ -22,8 +23,20 @@ from typing import NoReturn
 import msgspec
 
 from xwgrid.applications.registry import application_of
+from xwgrid.applications.results import ResultFiles
 from xwgrid.errors import GridError, UnreadableResult
-from xwgrid.reading.messages import MAX_FILES, MAX_PACKET, Answer, Ask, Fingerprint, Limits, Unreadable, Up
+from xwgrid.reading.messages import (
+    MAX_FILES,
+    MAX_PACKET,
+    Answer,
+    Apart,
+    Ask,
+    Fingerprint,
+    Limits,
+    Share,
+    Unreadable,
+    Up,
+)
 
 _PR_SET_DUMPABLE = 4
 # Loaded once here, shared by every fork: importing them costs more than most pictures.
@@ -54,7 +67,7 @@ def _say(near: socket.socket, answer: Answer) -> None:
         os._exit(0)  # the other side is gone
 
 
-def _read_in_fork(data: bytes, descriptors: Sequence[int], limits: Limits) -> Fingerprint | Unreadable:
+def _read_in_fork(data: bytes, descriptors: Sequence[int], limits: Limits) -> Answer:
     """Return what a fork says about a result, or what became of it."""
     out, into = os.pipe()
     fork = os.fork()
@@ -70,7 +83,7 @@ def _read_in_fork(data: bytes, descriptors: Sequence[int], limits: Limits) -> Fi
     if said is None:
         return Unreadable(message=f"reading the result took more than {limits.seconds:g} s")
     with contextlib.suppress(msgspec.MsgspecError):
-        return msgspec.json.decode(said, type=Fingerprint | Unreadable)
+        return msgspec.json.decode(said, type=Fingerprint | Share | Apart | Unreadable)
     ended = signal.Signals(-status).name if status < 0 else f"status {status}"
     return Unreadable(message=f"the program that decodes results was ended by this one ({ended})")
 
@@ -97,12 +110,9 @@ def _be_the_fork(data: bytes, descriptors: Sequence[int], limits: Limits, into: 
         _lower(resource.RLIMIT_CPU, int(limits.seconds) + 1)
         # Nothing may outlive the reading of one result; root is not counted, but then it is no root in the sandbox.
         _lower(resource.RLIMIT_NPROC, 0)
-        answer: Fingerprint | Unreadable
+        answer: Answer
         try:
-            ask = msgspec.json.decode(data, type=Ask)
-            files = {name: _contents(file) for name, file in zip(ask.names, descriptors, strict=True)}
-            digest = application_of(ask.request).read_result(ask.request, ask.number, files)
-            answer = Fingerprint(digest=digest)
+            answer = _answer(msgspec.json.decode(data, type=Ask), descriptors)
         except UnreadableResult as error:
             answer = Unreadable(message=error.message[:2_000])
         except MemoryError:
@@ -115,6 +125,21 @@ def _be_the_fork(data: bytes, descriptors: Sequence[int], limits: Limits, into: 
         with contextlib.suppress(OSError):
             print(f"reading failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(70)
+
+
+def _answer(ask: Ask, descriptors: Sequence[int]) -> Answer:
+    application = application_of(ask.request)
+    left = iter(descriptors)
+    one, *others = (
+        ResultFiles({name: _contents(next(left)) for name in sent.names}, sent.strips) for sent in ask.results
+    )
+    match ask.want:
+        case "fingerprint":
+            return Fingerprint(digest=application.read_result(ask.request, ask.number, *one))
+        case "share":
+            return Share(share=application.differing_share(ask.request, ask.number, one, *others))
+        case "distance":
+            return Apart(distance=application.distance(ask.request, ask.number, one.files, others[0].files))
 
 
 def _lower(kind: int, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""The near side of the reader process: hand it a result, get a fingerprint or a refusal."""
+"""The near side of the reader process: hand it a result, get a fingerprint or a refusal, and how it compares."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -23,7 +23,21 @@ from xwgrid.errors import Unavailable, UnreadableResult
 from xwgrid.model import Digest, JobRequest, Seconds, TaskNumber
 from xwgrid.reading.bubblewrap import Missing, find_bubblewrap
 from xwgrid.reading.launch import launch
-from xwgrid.reading.messages import MAX_FILES, MAX_PACKET, Answer, Ask, Fingerprint, Limits, Unreadable, Up
+from xwgrid.reading.messages import (
+    MAX_FILES,
+    MAX_PACKET,
+    Answer,
+    Apart,
+    Ask,
+    Fingerprint,
+    Limits,
+    Sent,
+    Share,
+    Unreadable,
+    Up,
+    Want,
+)
+from xwgrid.tolerances import Distance
 
 # A cold disk and a machine under full load: importing the picture library takes 0.3 s otherwise.
 _START_SECONDS = 120.0
@@ -37,6 +51,22 @@ class ReadingLimits(Struct, frozen=True, kw_only=True):
 
     memory_bytes: int = 4 << 30  # the largest picture the grid takes is 2 GiB decoded, and its file lies beside it
     seconds: Seconds = 60.0
+
+
+class Stored(NamedTuple):
+    """A result's files, by name; of an audit also its strips."""
+
+    files: Mapping[str, Path]
+    strips: str | None = None
+
+
+class Read(NamedTuple):
+    """What was seen of a result."""
+
+    fingerprint: Digest
+    # Of each other result it was laid beside: the share of the rows both have in which any pixel differs, 0 to 1. None
+    # when they have no row in common, or the other one cannot be read.
+    shares: tuple[float | None, ...] = ()
 
 
 class _ChildDied(Exception):
@@ -69,33 +99,73 @@ class Reader:
         """The child's process id while there is one."""
         return None if self._process is None else self._process.pid
 
-    def read(self, request: JobRequest, number: TaskNumber, files: Mapping[str, Path]) -> Digest:
-        """Return the fingerprint of task `number`'s result, its files given by name.
+    def read(
+        self,
+        request: JobRequest,
+        number: TaskNumber,
+        files: Mapping[str, Path],
+        strips: str | None = None,
+        others: Sequence[Stored] = (),
+    ) -> Read:
+        """Return the fingerprint of task `number`'s result, its files given by name, and how far it is from others.
 
+        With `strips` it is an audit. Each of `others` is laid beside it in a reading of its own, two pictures at a
+        time: whatever is wrong with one of them is not this result's fault.
         Raises UnreadableResult: not what the job asked for, not decodable, too large, or the decoder died of it.
         Raises Unavailable when no reader process could be started.
         """
-        ask = msgspec.json.encode(Ask(request=replace(request, inputs=()), number=number, names=tuple(files)))
-        if len(files) > MAX_FILES or len(ask) > MAX_PACKET:
+        if len(files) > MAX_FILES:
             raise UnreadableResult(f"a result of {len(files)} files is more than is read: at most {MAX_FILES}")
         with self._turn, _sealed(files, request.limits.result_bytes) as descriptors:
-            try:
-                answer = self._ask(ask, descriptors)
-            except _ChildDied:
-                # Perhaps not this result's fault: somebody killed the child, or the machine ran out of memory.
-                try:
-                    answer = self._ask(ask, descriptors)
-                except _ChildDied as error:
-                    raise UnreadableResult("the program that reads results died of this one, twice") from error
-        if isinstance(answer, Fingerprint):
-            return answer.digest
-        message = answer.message if isinstance(answer, Unreadable) else "the reader process does not make sense"
-        raise UnreadableResult(message)
+            one = Sent(names=tuple(files), strips=strips)
+            answer = self._told(request, number, "fingerprint", (one,), descriptors)
+            if not isinstance(answer, Fingerprint):
+                raise _refusal(answer)
+            shares = [self._share(request, number, one, descriptors, other) for other in others]
+        return Read(answer.digest, tuple(shares))
+
+    def distance(
+        self, request: JobRequest, number: TaskNumber, one: Mapping[str, Path], other: Mapping[str, Path]
+    ) -> Distance:
+        """Return how far two results of task `number` are apart. Raises UnreadableResult, Unavailable."""
+        limit = request.limits.result_bytes
+        with self._turn, _sealed(one, limit) as first, _sealed(other, limit) as second:
+            both = (Sent(names=tuple(one)), Sent(names=tuple(other)))
+            answer = self._told(request, number, "distance", both, [*first, *second])
+        if not isinstance(answer, Apart):
+            raise _refusal(answer)
+        return answer.distance
 
     def close(self) -> None:
         """End the child process; a later `read` starts another."""
         with self._turn:
             self._end()
+
+    def _share(
+        self, request: JobRequest, number: TaskNumber, one: Sent, descriptors: list[int], other: Stored
+    ) -> float | None:
+        """Return the share of the rows in which two results differ, None when that cannot be told."""
+        with contextlib.suppress(UnreadableResult), _sealed(other.files, request.limits.result_bytes) as more:
+            both = (one, Sent(names=tuple(other.files), strips=other.strips))
+            answer = self._told(request, number, "share", both, [*descriptors, *more])
+            return answer.share if isinstance(answer, Share) else None
+        return None
+
+    def _told(
+        self, request: JobRequest, number: TaskNumber, want: Want, results: tuple[Sent, ...], descriptors: list[int]
+    ) -> Answer:
+        """Return what the child says of one result, or of two. Raises UnreadableResult, Unavailable."""
+        ask = msgspec.json.encode(Ask(request=replace(request, inputs=()), number=number, want=want, results=results))
+        if len(descriptors) > MAX_FILES or len(ask) > MAX_PACKET:
+            raise UnreadableResult(f"{len(descriptors)} files are more than are read at once: at most {MAX_FILES}")
+        try:
+            return self._ask(ask, descriptors)
+        except _ChildDied:
+            # Perhaps not this result's fault: somebody killed the child, or the machine ran out of memory.
+            try:
+                return self._ask(ask, descriptors)
+            except _ChildDied as error:
+                raise UnreadableResult("the program that reads results died of this one, twice") from error
 
     def _ask(self, ask: bytes, descriptors: list[int]) -> Answer:
         """Hand one result over. Raises _ChildDied, having buried it, and Unavailable."""
@@ -144,6 +214,11 @@ class Reader:
                     os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
             self._process = None
+
+
+def _refusal(answer: Answer) -> UnreadableResult:
+    message = answer.message if isinstance(answer, Unreadable) else "the reader process does not make sense"
+    return UnreadableResult(message)
 
 
 @contextlib.contextmanager

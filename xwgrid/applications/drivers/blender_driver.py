@@ -86,12 +86,16 @@ class Frames:
         if (reason := blender_parts.why_whole(self.scene)) is not None:
             raise TaskError(f"frame {number} cannot be rendered in parts: {reason}")
         margin = blender_parts.margin(self.scene)
-        names = []
-        for done, strip in enumerate(strips):
+        names: list[str] = []
+
+        def tell(share: float) -> None:
+            task.progress((len(names) + share) / len(strips))
+
+        for strip in strips:
             first = max(0, strip.first - margin)
             rows = min(height, strip.first + strip.rows + margin) - first
             with blender_parts.window(self.scene, first, rows) as cropped:
-                self._render(number, file, lambda share, done=done: task.progress((done + share) / len(strips)))
+                self._render(number, file, tell)
             names.append(frame_strips.name(file.name, strip))
             above = strip.first - first if cropped else strip.first
             file.with_name(names[-1]).write_bytes(frame_strips.cut(file.read_bytes(), above, strip.rows))

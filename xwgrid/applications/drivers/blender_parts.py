@@ -98,7 +98,7 @@ def margin(scene: Any) -> int:
     """Return how many rows above and below a strip must be rendered with it."""
     if not scene.cycles.use_adaptive_sampling:
         return 0
-    samples = max(scene.cycles.samples, *(layer.samples for layer in scene.view_layers))
+    samples: int = max(scene.cycles.samples, *(layer.samples for layer in scene.view_layers))
     return min(_MOST_MARGIN, (samples - 1) // _SAMPLES_A_LOOK)
 
 
