@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 from xwgrid import signing, wire
 from xwgrid.applications import registry
 from xwgrid.errors import BadInput, TooLarge, Unavailable
-from xwgrid.model import BlenderWork, Digest, InputFile, Instant, JobRequest, JobSpec, UserId
+from xwgrid.model import Digest, InputFile, Instant, JobRequest, JobSpec, UserId
 from xwgrid.policies import check_deadline, settled
 from xwgrid.splitting import task_count
 from xwgrid_server import application_versions
@@ -38,10 +38,11 @@ def prepare(
     registry.check(request)
     if request.deadline is not None:
         check_deadline(request.deadline, now)
-    request = settled(request, trust.default, trust.allowed, why_not_in_parts(request))
+    application = registry.application_of(request)
+    request = settled(request, trust.default, trust.allowed, application.parts(request))
     if (count := task_count(request.split)) > max_tasks:
         raise TooLarge(f"the job has {count} tasks, this server takes {max_tasks}: split it", limit=max_tasks)
-    signed = application_versions.newest(engine, registry.application_of(request).name)
+    signed = application_versions.newest(engine, application.name)
     program = signing.verify(signed, {signed.key}).files
     with reading(engine) as connection:
         _check_inputs(connection, owner, request.inputs)
@@ -54,20 +55,6 @@ def prepare(
         grant(connection, owner, {spec: len(document)}, now)
     named = (file.sha256 for file in (*request.inputs, *program))
     return Prepared(request=request, spec=spec, blobs=frozenset({spec, *named}))
-
-
-def why_not_in_parts(request: JobRequest) -> str | None:
-    """Return why a job's results cannot be rendered in parts, None when they can."""
-    work = request.work
-    if not isinstance(work, BlenderWork):
-        return "its results are values, not pictures"
-    if work.engine != "CYCLES":
-        return f"{work.engine} renders whole frames only"
-    if work.denoise is not False:
-        return "it may be denoised, and a denoised pixel depends on its neighbours; --no-denoise leaves it out"
-    if work.format == "JPEG":
-        return "JPEG keeps no exact pixels"
-    return None
 
 
 def _check_inputs(connection: Connection, owner: UserId, inputs: tuple[InputFile, ...]) -> None:

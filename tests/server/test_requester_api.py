@@ -198,7 +198,7 @@ def test_a_job_gets_the_servers_policy_and_says_so(user: Requester) -> None:
     request = replace(own_job(), policy=None, private=False, replicas=2, quorum=2)
     job = user.submit(request)
     assert job.policy == Fixed()
-    assert job.policy_note == "replicated instead of audited: its results are values, not pictures"
+    assert job.policy_note == "replicated instead of audited: its results are values"
     spec = wire.decode(user.http.get(f"/v1/blobs/{job.spec}").content, JobSpec)
     assert (spec.request.policy, spec.request.policy_note) == (job.policy, job.policy_note)
     user.http.post(f"/v1/jobs/{job.id}/cancel")
