@@ -11,6 +11,7 @@ from msgspec import Struct
 from xwgrid.drawing import LEAST_OWNERS
 from xwgrid.errors import GridError, UnreadableResult
 from xwgrid.model import Digest, HostId, JobId, JobRequest, ReplicaId, ResultFile, Seconds, TaskNumber
+from xwgrid.tolerances import Tolerance
 from xwgrid.wire import WorkAnswer, WorkRequest
 
 
@@ -47,6 +48,7 @@ class Other(NamedTuple):
     replica: ReplicaId
     files: tuple[ResultFile, ...]
     strips: str | None = None
+    tolerance: Tolerance | None = None  # when it is of another class, and one was measured for the two
 
 
 class ReadOrder(NamedTuple):

@@ -77,7 +77,7 @@ class ReaderPool:
         others = []
         for other in order.others:
             with contextlib.suppress(UnreadableResult):
-                others.append(Stored(self._paths(other.files), other.strips))
+                others.append(Stored(self._paths(other.files), other.strips, other.tolerance))
                 compared.append(other.replica)
         reader = self._idle.get()  # never waits: there are as many readers as threads
         try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.applications.painting import HEIGHT, WIDTH, gradient, painted, png_of
 from tests.reading.test_reader import inner
@@ -16,7 +17,7 @@ from xwgrid.applications.registry import application_of
 from xwgrid.errors import UnreadableResult
 from xwgrid.model import BlenderWork, Count, DigestWork, Frames, JobRequest, Limits, TaskNumber
 from xwgrid.reading import Reader, ReadingLimits, Stored
-from xwgrid.tolerances import Distance
+from xwgrid.tolerances import Distance, Tolerance
 
 FIRST = TaskNumber(0)
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -101,10 +102,10 @@ def test_audits(reader: Reader, folder: Folder) -> None:
         folder.audit(lie(4, 5), "4+2,8+1"),
         folder.audit(lie(2), "2+2"),
     ]
-    seen = reader.read(job(), FIRST, *honest, others)
+    seen = reader.read(job(), FIRST, *honest[:2], others)
     assert seen.shares == (0.0, 0.0, 1 / 5, 2 / 5, 0.0, 1.0, 1 / 2, None)
     for other, share in zip(others, seen.shares, strict=True):
-        assert reader.read(job(), FIRST, *other, [honest]).shares == (share,)
+        assert reader.read(job(), FIRST, *other[:2], [honest]).shares == (share,)
 
 
 def test_fingerprints_of_audits(reader: Reader, folder: Folder) -> None:
@@ -116,10 +117,10 @@ def test_fingerprints_of_audits(reader: Reader, folder: Folder) -> None:
         folder.audit(lie(4), "0+2,4+1"),
         folder.audit(np.roll(gradient(), 1, axis=0), "1+2,5+1"),
     ]
-    seen = [reader.read(job(), FIRST, *each).fingerprint for each in audits]
+    seen = [reader.read(job(), FIRST, *each[:2]).fingerprint for each in audits]
     assert len(set(seen)) == len(seen)
     again = folder.audit(gradient(), "0+2,4+1")
-    assert reader.read(job(), FIRST, *again).fingerprint == seen[0]
+    assert reader.read(job(), FIRST, *again[:2]).fingerprint == seen[0]
     outside = {name: path.read_bytes() for name, path in again.files.items()}
     assert application_of(job()).read_result(job(), FIRST, outside, again.strips) == seen[0]
 
@@ -187,10 +188,10 @@ def test_an_other_that_takes_too_much(reader: Reader, folder: Folder) -> None:
     # Enough for the libraries and a strip, not for a frame of 192 MiB.
     small = Reader(ReadingLimits(memory_bytes=320 << 20, seconds=20.0))
     try:
-        assert small.read(request, FIRST, *strip, [large, other]).shares == (None, 0.0)
+        assert small.read(request, FIRST, *strip[:2], [large, other]).shares == (None, 0.0)
     finally:
         small.close()
-    assert reader.read(request, FIRST, *strip, [large, other]).shares == (0.0, 0.0)
+    assert reader.read(request, FIRST, *strip[:2], [large, other]).shares == (0.0, 0.0)
 
 
 def test_the_result_itself_is_still_refused(reader: Reader, folder: Folder) -> None:
@@ -233,6 +234,28 @@ def test_distance(reader: Reader, folder: Folder) -> None:
         reader.distance(job(), FIRST, one.files, folder.frame(gradient(4)).files)
     with pytest.raises(UnreadableResult, match="not a PNG"):
         reader.distance(job(), FIRST, one.files, folder.result({"frame_0001.png": b"x"}).files)
+
+
+def test_others_of_another_class(reader: Reader, folder: Folder) -> None:
+    """A frame of another class differs in nothing while it is within the tolerance of the two classes; beyond it, and
+    for strips, the share of rows is told as for any other.
+    """
+    pixels = gradient()
+    pixels[4, 5, 1] += 2 / 255
+    one, near, far = folder.frame(gradient()), folder.frame(pixels), folder.frame(lie(4))
+    tolerance = Tolerance(
+        application="blender", class_a="a", class_b="b", share=0.01, largest=2.0, block=0.1, measured_at=0.0,
+        samples=8, margin=2.0,
+    )  # fmt: skip
+    tight = replace(tolerance, largest=1.0)
+    others = [near, *(near._replace(tolerance=each) for each in (tolerance, tight)), far._replace(tolerance=tolerance)]
+    others.append(folder.frame(gradient(4))._replace(tolerance=tolerance))
+    others.append(folder.result({"frame_0001.png": b"rubbish"})._replace(tolerance=tolerance))
+    seen = reader.read(job(), FIRST, one.files, None, others)
+    assert seen.shares == (1 / HEIGHT, 0.0, 1 / HEIGHT, 1 / HEIGHT, 1.0, None)
+    strip = folder.audit(gradient(), "4+1")
+    assert reader.read(job(), FIRST, strip.files, strip.strips, [near._replace(tolerance=tolerance)]).shares == (1.0,)
+    assert reader.read(job(), FIRST, one.files, None, [strip._replace(tolerance=tolerance)]).shares == (0.0,)
 
 
 def test_values_have_no_rows(reader: Reader, folder: Folder) -> None:

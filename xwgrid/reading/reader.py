@@ -37,7 +37,7 @@ from xwgrid.reading.messages import (
     Up,
     Want,
 )
-from xwgrid.tolerances import Distance
+from xwgrid.tolerances import Distance, Tolerance, within
 
 # A cold disk and a machine under full load: importing the picture library takes 0.3 s otherwise.
 _START_SECONDS = 120.0
@@ -58,6 +58,7 @@ class Stored(NamedTuple):
 
     files: Mapping[str, Path]
     strips: str | None = None
+    tolerance: Tolerance | None = None  # when it is of another class: how far apart the two may be and still be alike
 
 
 class Read(NamedTuple):
@@ -65,7 +66,7 @@ class Read(NamedTuple):
 
     fingerprint: Digest
     # Of each other result it was laid beside: the share of the rows both have in which any pixel differs, 0 to 1. None
-    # when they have no row in common, or the other one cannot be read.
+    # when they have no row in common, or the other one cannot be read; 0 for a whole result within its tolerance.
     shares: tuple[float | None, ...] = ()
 
 
@@ -146,8 +147,12 @@ class Reader:
     ) -> float | None:
         """Return the share of the rows in which two results differ, None when that cannot be told."""
         with contextlib.suppress(UnreadableResult), _sealed(other.files, request.limits.result_bytes) as more:
-            both = (one, Sent(names=tuple(other.files), strips=other.strips))
-            answer = self._told(request, number, "share", both, [*descriptors, *more])
+            both, files = (one, Sent(names=tuple(other.files), strips=other.strips)), [*descriptors, *more]
+            if other.tolerance is not None and one.strips is None and other.strips is None:
+                told = self._told(request, number, "distance", both, files)
+                if isinstance(told, Apart) and within(told.distance, other.tolerance):
+                    return 0.0
+            answer = self._told(request, number, "share", both, files)
             return answer.share if isinstance(answer, Share) else None
         return None
 
