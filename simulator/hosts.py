@@ -70,6 +70,7 @@ class SimulatedHost:
         "facts",
         "full",
         "group",
+        "heartbeat",
         "leaves_at",
         "loaded",
         "making",
@@ -99,6 +100,7 @@ class SimulatedHost:
         self.making: Making | None = None
         self.queue: tuple[Lease, ...] = ()  # what it makes next: a lease that nobody listed comes again
         self.done_at: Instant = math.inf
+        self.heartbeat: Seconds = 0.0  # call within this time, the server said
         self.calls = 0
         self.taken = 0  # replicas of any kind
         self.full = 0  # full ones

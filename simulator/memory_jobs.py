@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import structs
-from xwgrid_server.store import JobRow, NewJob, ReplicaRow
+from xwgrid_server.store import BoxedResult, JobRow, NewJob, ReplicaRow
 
 from simulator.memory_rows import MemoryJob, MemoryTask
 from xwgrid.lifecycle import LIVE
@@ -47,6 +47,7 @@ class MemoryJobs:
         self._unfinished: dict[JobId, MemoryJob] = {}
         self._rows: dict[ReplicaId, ReplicaRow] = {}
         self._files: dict[ReplicaId, str] = {}
+        self._boxed: dict[ReplicaId, BoxedResult] = {}  # made when it is first asked for
         self._leases: dict[HostId, dict[ReplicaId, None]] = {}
 
     # --- xwgrid_server.store.Store ------------------------------------------------------------------------------
@@ -170,6 +171,7 @@ class MemoryJobs:
             for replica in task.replicas:
                 del self._rows[replica]
                 self._files.pop(replica, None)
+                self._boxed.pop(replica, None)
         known.begun = {}
         known.entered = 0
 

@@ -65,9 +65,13 @@ class MemoryStore(MemoryJobs):
 
     # --- hosts, and what arrives beside the calls ---------------------------------------------------------------
 
-    def add_host(self, host: HostId, owner: UserId, facts: HostFacts | None = None) -> None:
-        """Enrol a host."""
-        self._hosts[host] = HostRow(host, owner, "active", "", None, facts)
+    def add_host(
+        self, host: HostId, owner: UserId, facts: HostFacts | None = None, standing: Standing | None = None
+    ) -> None:
+        """Enrol a host, a new one unless it stands somehow already."""
+        if standing is not None:
+            self._standings[host] = standing
+        self._hosts[host] = HostRow(host, owner, "active", "", None, facts, standing or NEWCOMER)
 
     def arrived(self, replica: ReplicaId, digests: frozenset[Digest]) -> None:
         """Note that a replica's files were uploaded, until it is reported."""
@@ -266,10 +270,13 @@ class MemoryStore(MemoryJobs):
         found: dict[TaskKey, list[BoxedResult]] = {}
         for job, number in keys:
             task = self._jobs[job].begun.get(number) if job in self._jobs else None
-            for attempt in sorted(self._attempts(task)) if task is not None else ():
+            for replica in sorted(task.replicas) if task is not None else ():
+                attempt = self._rows[replica].attempt
                 if attempt.state in IN_THE_BOX:
-                    files = _FILES.decode(self._files.get(attempt.replica, "[]"))
-                    boxed = BoxedResult(attempt.replica, attempt.audits, attempt.strips, files)
+                    boxed = self._boxed.get(replica)
+                    if boxed is None:
+                        files = _FILES.decode(self._files.get(replica, "[]"))
+                        boxed = self._boxed[replica] = BoxedResult(replica, attempt.audits, attempt.strips, files)
                     found.setdefault((job, number), []).append(boxed)
         return found
 

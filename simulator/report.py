@@ -53,8 +53,9 @@ class Cost(Struct, frozen=True, kw_only=True):
     """What the run itself took; differs from run to run."""
 
     wall_seconds: Seconds
-    coordinator_seconds: Seconds  # in the coordinator and its store
-    microseconds_per_replica: float  # of the wall time
+    processor_seconds: Seconds
+    coordinator_seconds: Seconds  # of these, in the coordinator and its store
+    microseconds_per_replica: float  # of the processor's time
     peak_memory_bytes: int
 
 

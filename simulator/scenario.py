@@ -54,6 +54,7 @@ class Hosts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     classes: Annotated[dict[ShortText, Weight], Meta(min_length=1)] = field(default_factory=lambda: {ONE_CLASS: 1.0})
     availability: Availability | None = None  # None: always there
     joins_within_seconds: _Seconds = 300.0
+    proven: bool = False  # it has proved itself before the scenario begins
     honest_error_rate: _Share = 0.001  # of its results, audits too: wrong all over, like nobody else's
     failure_rate: _Share = 0.0  # of its replicas: the program crashes
     vanish_rate: _Share = 0.0  # of its replicas: nothing is heard of it for `vanish_seconds`
@@ -97,7 +98,8 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     heartbeat_seconds: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
     batch_seconds: Annotated[float, Meta(ge=0.01, le=60)] = 1.0  # calls within this time are decided together
     expire_every: Annotated[float, Meta(ge=1, le=3_600)] = 10.0
-    # A host that found nothing asks again after a held call of this length, one that is set aside seldom.
+    # A host that found nothing asks again after a held call of this length; one that is set aside asks seldom. Held
+    # calls that are repeated are counted, and really made once a heartbeat: new work wakes their hosts anyway.
     ask_again_seconds: Annotated[float, Meta(ge=1, le=86_400)] = 50.0
     turned_away_seconds: Annotated[float, Meta(ge=1, le=86_400)] = 600.0
 

@@ -62,7 +62,7 @@ class Volunteers:
 
     def act(self, host: SimulatedHost, now: Instant) -> WorkRequest | None:
         """Do what is due, and return the call that a host makes, None for none."""
-        self._waiting.release(host)
+        self.wake(host, now)
         if not host.online:
             return self._come(host, now)
         if now >= host.leaves_at:
@@ -82,6 +82,7 @@ class Volunteers:
         if isinstance(answer, GridError):
             self.at(host, now + self._server.turned_away_seconds)
             return
+        host.heartbeat = answer.heartbeat_seconds
         if answer.ended:
             self._drop(host, {ended.replica for ended in answer.ended}, now)
         for lease in answer.leases:
@@ -97,8 +98,14 @@ class Volunteers:
             self.at(host, now + self._server.batch_seconds)  # such a call is not held: it asks at once
         else:
             host.asked = request
-            self._waiting.hold(host)
-            self.at(host, now + self._server.ask_again_seconds)
+            self._waiting.hold(host, now)
+            self.at(host, now + max(self._server.ask_again_seconds, host.heartbeat * HEARTBEAT_SHARE))
+
+    def wake(self, host: SimulatedHost, now: Instant) -> None:
+        """End a host's held call, if it has one, and count how often it was repeated meanwhile."""
+        held_since = self._waiting.release(host)
+        if held_since is not None:
+            self._tally.called(int((now - held_since) / self._server.ask_again_seconds), now)
 
     def stop(self, host: SimulatedHost, now: Instant) -> None:
         """End the simulation for a host: count what it did of what it has in hand."""
@@ -160,7 +167,7 @@ class Volunteers:
         self._next_call(host, now)
 
     def _next_call(self, host: SimulatedHost, now: Instant) -> None:
-        self.at(host, min(host.done_at, now + self._server.heartbeat_seconds * HEARTBEAT_SHARE))
+        self.at(host, min(host.done_at, now + host.heartbeat * HEARTBEAT_SHARE))
 
     def _drop(self, host: SimulatedHost, ended: set[ReplicaId], now: Instant) -> None:
         """Stop with what the server does not want any more."""

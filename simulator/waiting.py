@@ -6,26 +6,26 @@ from collections import deque
 from collections.abc import Iterable
 
 from simulator.hosts import SimulatedHost
-from xwgrid.model import HostId
+from xwgrid.model import HostId, Instant
 
 
 class Waiting:
     """Held calls, oldest first. New work wakes as many as there are replicas to give; who takes none wakes the next."""
 
     def __init__(self) -> None:
-        self._waiting: dict[HostId, SimulatedHost] = {}
+        self._waiting: dict[HostId, tuple[SimulatedHost, Instant]] = {}
         self._to_ask: deque[HostId] = deque()
         self._woken: dict[HostId, SimulatedHost] = {}
 
-    def hold(self, host: SimulatedHost) -> None:
+    def hold(self, host: SimulatedHost, now: Instant) -> None:
         """Keep a host's call."""
-        self._waiting.pop(host.number, None)
-        self._waiting[host.number] = host
+        self._waiting[host.number] = (host, now)
 
-    def release(self, host: SimulatedHost) -> None:
-        """Answer a host's call, or notice that it is gone."""
-        self._waiting.pop(host.number, None)
+    def release(self, host: SimulatedHost) -> Instant | None:
+        """Answer a host's call, or notice that it is gone; return since when it was held, None if it was not."""
         self._woken.pop(host.number, None)
+        held = self._waiting.pop(host.number, None)
+        return None if held is None else held[1]
 
     def wake(self, replicas: int) -> None:
         """Look again at as many held calls as there are new replicas."""
@@ -37,16 +37,15 @@ class Waiting:
     def wake_these(self, hosts: Iterable[HostId]) -> None:
         """Look again at the held calls of these hosts: there is work for them alone."""
         for number in hosts:
-            host = self._waiting.get(number)
-            if host is not None:
-                self._woken[number] = host
+            if number in self._waiting:
+                self._woken[number] = self._waiting[number][0]
 
     def pass_on(self) -> None:
         """Look at the next held call, since one that was woken took nothing."""
         while self._to_ask:
-            host = self._waiting.get(self._to_ask.popleft())
-            if host is not None and host.number not in self._woken:
-                self._woken[host.number] = host
+            number = self._to_ask.popleft()
+            if number in self._waiting and number not in self._woken:
+                self._woken[number] = self._waiting[number][0]
                 return
 
     def take_woken(self, most: int) -> list[SimulatedHost]:
