@@ -169,7 +169,7 @@ class MemoryStore(MemoryJobs):
         self._last_replica = max(self._last_replica, claim.id)
         task.replicas.append(claim.id)
         task.made += 1
-        if not claim.is_test:  # a test is of a task that wants nothing any more
+        if not claim.is_beyond:
             task.wanted -= 1
             task.audits = audits_of(claim.audits_left)
         job.leased += 1

@@ -25,11 +25,43 @@ PATIENCE: Final[Seconds] = 30.0
 # With fewer others about, a liar's friend is as good as certain to be drawn.
 LEAST_OWNERS: Final = 3
 MOST_DRAWS: Final = 3  # times that offers of one task may run out
+# Audits that nobody takes are thought over after this long: those who could have done them may have left, or lied.
+REMINDER: Final[Seconds] = 30.0
+LONGEST_REMINDER: Final[Seconds] = 3_600.0
 # Owners looked at for one that has the scene loaded, or is proven; and for one that may have it at all.
 _LOOKED_AT: Final = 4
 _MOST_LOOKED_AT: Final = 24
 
 Key: TypeAlias = tuple[JobId, TaskNumber]
+
+
+class Reminders:
+    """Audits that anybody may have and nobody takes: they are thought over after a while, and then ever more seldom."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[Instant, Seconds, Key]] = []
+        self._watched: set[Key] = set()
+
+    def watch(self, key: Key, now: Instant, after: Seconds = REMINDER) -> None:
+        """Remind of a task after `after` seconds."""
+        if key not in self._watched:
+            self._watched.add(key)
+            heapq.heappush(self._due, (now + after, after, key))
+
+    def next_due(self) -> Instant | None:
+        """Return when `due` should be asked next."""
+        return self._due[0][0] if self._due else None
+
+    def due(self, now: Instant, is_open: Callable[[Key], bool]) -> list[Key]:
+        """Return the tasks to think over, of those that are still open to all."""
+        found = []
+        while self._due and self._due[0][0] <= now:
+            _, after, key = heapq.heappop(self._due)
+            self._watched.discard(key)
+            if is_open(key):
+                found.append(key)
+                self.watch(key, now, min(2 * after, LONGEST_REMINDER))
+        return found
 
 
 class Lots:
@@ -58,6 +90,9 @@ class Owners(Protocol):
 
     def is_proven(self, owner: UserId) -> bool:
         """Say whether a host of an owner has proved itself."""
+
+    def is_tested(self, owner: UserId) -> bool:
+        """Say whether a host of an owner has been right once."""
 
 
 class Wish(NamedTuple):

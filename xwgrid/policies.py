@@ -239,6 +239,8 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     done, out = _strips(case, author, grid)
     if done >= needed:
         return voting.agreed(case.attempts, tally.best)
+    if tally.most + tally.live >= quorum:
+        return Undecided(0)  # a full replica that is on its way says more than strips
     if _audits_lead_nowhere(case, author):
         return replicate
     missing = needed - done - out
@@ -263,7 +265,7 @@ def _audits_lead_nowhere(case: Case, author: Attempt) -> bool:
     failed += sum(audit.audits == author.replica and voting.difference(audit, author) is None for audit in came)
     lost = sum(audit.state is ReplicaState.LOST for audit in audits)
     live = any(audit.state in LIVE for audit in audits)
-    nobody_left = bool(came) and not live and not case.others
+    nobody_left = bool(came or case.ordered) and not live and not case.others
     return failed >= AUDITS_THAT_MAY_FAIL or lost >= voting.LEASES_THAT_MAY_BE_LOST or nobody_left
 
 

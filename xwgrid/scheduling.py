@@ -14,7 +14,7 @@ from itertools import islice
 from random import Random
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from xwgrid.drawing import LEAST_OWNERS, Lottery, Owners, Wish
+from xwgrid.drawing import LEAST_OWNERS, Key, Lottery, Owners, Reminders, Wish
 from xwgrid.known_answers import KnownAnswer, KnownAnswers
 from xwgrid.lifecycle import KEEPS_OTHERS_OUT
 from xwgrid.model import (
@@ -31,7 +31,7 @@ from xwgrid.model import (
 )
 from xwgrid.policies import policy_of, uses_standing
 from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks
-from xwgrid.trust import NEWCOMER, Standing, is_quarantined
+from xwgrid.trust import NEWCOMER, Standing, is_quarantined, is_tested
 from xwgrid.trust import told as told_standing
 from xwgrid.voting import TASKS_A_HOST_MAY_FAIL, Attempt, AuditOrder
 
@@ -50,7 +50,7 @@ class HostCard(NamedTuple):
     programs: Mapping[str, Program]  # by runtime
     loaded: frozenset[Digest] = frozenset()
     standing: Standing = NEWCOMER
-    in_test: bool = False  # it holds a lease of a task whose answer is known
+    has_frame: bool = False  # it holds the lease of a full replica
 
 
 class Choice(NamedTuple):
@@ -63,7 +63,8 @@ class Choice(NamedTuple):
     result_class: str
     audit: AuditOrder | None = None  # the audit it is, None for a full replica
     left: tuple[AuditOrder, ...] = ()  # the task's other audits
-    is_test: bool = False
+    is_test: bool = False  # the answer is known
+    is_beyond: bool = False  # more than the task asks for
     drawn: bool = True  # by lot; else the task was there for whoever asked
 
 
@@ -94,6 +95,7 @@ class ReadyIndex:
         self._census = census
         self._random = random
         self._window = window
+        self._reminders = Reminders()
         self._lottery = Lottery(census, random, draw_from)
         self._jobs: dict[JobId, ReadyTasks] = {}
         self._live: dict[JobId, int] = {}  # live leases of each job
@@ -121,6 +123,7 @@ class ReadyIndex:
 
         Returns how many parts of it whoever asks may have now: those that are drawn for are none of these.
         """
+        self.answers.known_of(job, task.result_class, task.number, task.made)
         return self._put(self._jobs[job], task, now) if job in self._jobs else 0
 
     def decided(self, known: KnownAnswer) -> None:
@@ -170,7 +173,16 @@ class ReadyIndex:
 
     def next_draw(self) -> Instant | None:
         """Return when `draw` should be called next."""
-        return self._lottery.next_due()
+        return min(filter(None, (self._lottery.next_due(), self._reminders.next_due())), default=None)
+
+    def to_think_over(self, now: Instant) -> list[Key]:
+        """Return tasks whose audits nobody took for a while."""
+        return self._reminders.due(now, self._has_open_audits)
+
+    def _has_open_audits(self, key: Key) -> bool:
+        job = self._jobs.get(key[0])
+        task = None if job is None else job.begun.get(key[1])
+        return job is not None and task is not None and bool(task.audits) and job.is_open_to_all(key[1])
 
     def draw(self, now: Instant) -> tuple[list[UserId], int]:
         """Draw owners for the checks that are due; return them, and how many parts whoever asks may have now."""
@@ -183,6 +195,8 @@ class ReadyIndex:
             if owners is None:
                 self._lottery.withdraw(key)
                 job.open_to_all(task.number)
+                if task.audits:
+                    self._reminders.watch(key, now)
                 opened += task.parts
             else:
                 drawn += owners
@@ -191,8 +205,10 @@ class ReadyIndex:
     def _wish(self, job: ReadyTasks, task: ReadyTask) -> Wish:
         card = job.card
 
+        by_standing = uses_standing(card.request)
+
         def may(owner: UserId) -> bool:
-            if owner == card.owner or owner in task.voters:
+            if owner == card.owner or owner in task.voters or (by_standing and not self._census.is_tested(owner)):
                 return False
             # Who looked at a part of a frame votes on all of it only if nobody else can.
             return owner not in task.auditors
@@ -217,6 +233,8 @@ class ReadyIndex:
         else:
             self._lottery.withdraw(key)
             job.open_to_all(task.number)
+            if task.audits:
+                self._reminders.watch(key, now)
             return task.parts
         return 0
 
@@ -236,12 +254,13 @@ class ReadyIndex:
         """
         if is_quarantined(host.standing, now):
             return []
-        if not host.standing.tested and not host.standing.vouched:
-            if host.in_test or self.answers.is_tested(host.host):
-                return []
-            test = self._test(host)
-            if test is not None:
-                return [test]
+        if not is_tested(host.standing):
+            fitting = self._fitting(host)
+            if fitting is not None:
+                if host.has_frame or self.answers.is_tested(host.host, now):
+                    return []
+                first = self._first_task(host, fitting, now)
+                return [] if first is None else [first]
         chosen = self._drawn(host, wanted, now)
         while len(chosen) < wanted:
             for job in self._in_order(host, now):
@@ -257,8 +276,8 @@ class ReadyIndex:
         """Return, in one sentence, why `choose` found nothing for this host."""
         if is_quarantined(host.standing, now):
             return f"this host is {told_standing(host.standing, now)}"
-        if host.in_test or self.answers.is_tested(host.host):
-            return "this host is at its first task, whose answer is known: more comes when that is right"
+        if not is_tested(host.standing) and (host.has_frame or self.answers.is_tested(host.host, now)):
+            return "this host is new, and more comes when its first result has proved right"
         if not self._jobs:
             return "there is no open job"
         reasons: dict[str, None] = {}
@@ -269,17 +288,40 @@ class ReadyIndex:
             ] = None
         return "; ".join(islice(reasons, 3))
 
-    def _test(self, host: HostCard) -> Choice | None:
-        """Return a task with a known answer, if this host could have work of a job that goes by standing."""
-        wanted = [job for job in self._jobs.values() if uses_standing(job.card.request)]
-        fitting = next((job for job in wanted if self._refusal(job, host) is None), None)
-        if fitting is None:
-            return None
-        answer = self.answers.take(host.host, host.owner, self._class_of(fitting, host), self._jobs)
-        if answer is None:
-            return None
-        self._count(answer.card, 1)
-        return Choice(answer.card, answer.task, answer.made, host.owner, answer.result_class, is_test=True)
+    def _fitting(self, host: HostCard) -> ReadyTasks | None:
+        """Return a job that goes by standing and that this host could have work of."""
+        wanted = (job for job in self._jobs.values() if uses_standing(job.card.request))
+        return next((job for job in wanted if self._refusal(job, host) is None), None)
+
+    def _first_task(self, host: HostCard, fitting: ReadyTasks, now: Instant) -> Choice | None:
+        """Return what a new host begins with: a known answer, else what other new hosts are at, else a fresh task."""
+        result_class = self._class_of(fitting, host)
+        known = self.answers.take(host.host, host.owner, result_class, self._jobs)
+        beside = known or self.answers.join_nursery(host.host, host.owner, result_class, self._jobs)
+        if beside is not None:
+            self._count(beside.card, 1)
+            return Choice(
+                beside.card,
+                beside.task,
+                beside.made,
+                host.owner,
+                result_class,
+                is_test=known is not None,
+                is_beyond=True,
+            )
+        for job in self._in_order(host, now):
+            if self._refusal(job, host) is None:
+                task = self._next_fresh(job, host, voter_of(job.card.request, host), now)
+                if task is None:
+                    continue
+                choice = self._take(job, host, task, drawn=False, now=now)
+                self.answers.begin(host.host, job.card.job)
+                if uses_standing(job.card.request) and not job.card.request.private:
+                    voters = frozenset({choice.voter})
+                    seat = KnownAnswer(job.card, task.number, task.made + 1, result_class, voters | task.voters)
+                    self.answers.open_nursery(seat)
+                return choice
+        return None
 
     def _drawn(self, host: HostCard, wanted: int, now: Instant) -> list[Choice]:
         chosen: list[Choice] = []

@@ -74,7 +74,7 @@ class Standing(NamedTuple):
     quarantined_until: Instant | None = None
     quarantines: int = 0
     vouched: bool = False  # by the operator, for hosts of a private grid
-    tested: bool = False  # has done a task whose answer was known, and was right
+    tested: bool = False  # the first of its results that others looked at was right
     audit_again: bool = False  # it was caught, and what it had accepted is still to be looked at
     reason: str = ""  # why the operator set it aside; "": its results are why
     edition: int = 0  # counts the operator's changes: what was decided before one is not written
@@ -110,6 +110,11 @@ class Grid(NamedTuple):
 def is_proven(standing: Standing) -> bool:
     """Say whether a host has done enough for enough requesters, or an operator vouched for it."""
     return standing.vouched or standing.proven
+
+
+def is_tested(standing: Standing) -> bool:
+    """Say whether a host was right once, or an operator vouched for it."""
+    return standing.vouched or standing.tested
 
 
 def is_quarantined(standing: Standing, now: Instant) -> bool:
@@ -195,7 +200,10 @@ def worth(seconds: Seconds, share: float = 1.0) -> float:
 
 
 def after_valid(standing: Standing, units: float, requester: UserId, *, test: bool = False) -> Standing:
-    """Return the standing after a result of one of `requester`'s public jobs was validated, worth `units`."""
+    """Return the standing after a result of one of `requester`'s public jobs was validated, worth `units`.
+
+    `test` says that it was a whole one, and others looked at it.
+    """
     since = standing.since_wrong + units
     outlived = standing.on_record > 0 and since >= PROBATION
     earned, proven = standing.earned, standing.proven
@@ -221,7 +229,7 @@ def share_of_frame(strips: str | None) -> float:
 
 
 def after_wrong(standing: Standing, now: Instant, *, test: bool = False) -> Standing:
-    """Return the standing after a result lost a vote, or a test.
+    """Return the standing after a result lost a vote, or was the host's first (`test`) and wrong.
 
     A host caught again is set aside; it comes back with nothing, and has to prove itself anew.
     """

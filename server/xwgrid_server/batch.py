@@ -55,6 +55,7 @@ class Batch:
         self.claims: list[Claim] = []
         self.touched: set[TaskKey] = set()
         self.newly_wanted = 0
+        self.freed: list[HostId] = []  # hosts that may have more work now
         self.reputation = reputation
         self.index = index
         self.card = card
@@ -184,8 +185,11 @@ class Batch:
         differences = attempt.differences
         if told.get("differences"):
             differences = msgspec.json.decode(told["differences"], type=dict[ReplicaId, float])
-        if attempt.is_test and state is not ReplicaState.READING:
-            self.index.answers.test_ended(attempt.host)
+        if attempt.audits is None:
+            if state is ReplicaState.VOTING:
+                self.index.answers.handed_in(attempt.host, self.now)
+            elif state is not ReplicaState.READING and self.index.answers.test_ended(attempt.host):
+                self.freed.append(attempt.host)
         after = attempt._replace(state=state, cause=cause, differences=differences, **known)
         self._rows[attempt.replica] = row._replace(attempt=after)
         return state

@@ -7,7 +7,7 @@ from random import Random
 from typing import ClassVar, NamedTuple
 
 from xwgrid.model import Digest, HostFacts, HostId, Instant, Program, Seconds, UserId
-from xwgrid.trust import Standing, is_proven, is_quarantined
+from xwgrid.trust import Standing, is_proven, is_quarantined, is_tested
 from xwgrid_server.store import HostRow
 
 
@@ -72,12 +72,12 @@ class Census:
         self._hosts_of: dict[UserId, dict[HostId, None]] = {}  # those that are about
         self._loaded: dict[HostId, tuple[Digest, ...]] = {}
         self._proven: set[HostId] = set()
+        self._tested: set[HostId] = set()
         self._drawable: set[HostId] = set()  # those about who are not set aside
         for row in sorted(rows, key=lambda row: row.last_seen_at or now):
             if row.state == "active":
                 self.see(row, row.facts, row.last_seen_at or now, self.MEMORY)
-                if is_proven(row.standing):
-                    self._proven.add(row.host)
+                self.calls(row.host, (), row.standing, now)
         self._part(now)
 
     def see(self, host: HostRow, facts: HostFacts | None, now: Instant, about_for: Seconds) -> list[str]:
@@ -122,10 +122,11 @@ class Census:
             self._loaded[host] = loaded
         else:
             self._loaded.pop(host, None)
-        if is_proven(standing):
-            self._proven.add(host)
-        else:
-            self._proven.discard(host)
+        for hosts, belongs in ((self._proven, is_proven(standing)), (self._tested, is_tested(standing))):
+            if belongs:
+                hosts.add(host)
+            else:
+                hosts.discard(host)
 
     def programs(self, host: HostId) -> Mapping[str, Program]:
         """Return what a host can start, by runtime."""
@@ -164,6 +165,10 @@ class Census:
     def is_proven(self, owner: UserId) -> bool:
         """Say whether a host of an owner has proved itself."""
         return any(host in self._proven for host in self.hosts_of(owner))
+
+    def is_tested(self, owner: UserId) -> bool:
+        """Say whether a host of an owner has been right once."""
+        return any(host in self._tested for host in self.hosts_of(owner))
 
     # --- coming and going ---------------------------------------------------------------------------------------
 
@@ -204,6 +209,7 @@ class Census:
                 return
             del self._away[host]
             self._proven.discard(host)
+            self._tested.discard(host)
             self._leave(known)
 
     def _leave(self, known: _Known) -> None:

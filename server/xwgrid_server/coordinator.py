@@ -154,10 +154,17 @@ class Coordinator(JobDesk):
         return self._index.next_draw()
 
     def draw(self, now: Instant) -> Effects:
-        """Draw owners for the checks that are due. Writes nothing: after a restart it is done anew."""
+        """Draw owners for the checks that are due; after a restart it is done anew."""
         owners, opened = self._index.draw(now)
         drawn = tuple(host for owner in owners for host in self._census.hosts_of(owner))
-        return Effects(wanted=opened, drawn=drawn)
+        forgotten = self._index.to_think_over(now)
+        if not forgotten:
+            return Effects(wanted=opened, drawn=drawn)
+        with self._surely():
+            batch = self._batch({}, now)
+            batch.touched.update(forgotten)
+            batch.decide()
+            return self._effects(batch, self._save(batch), Effects(wanted=opened, drawn=drawn))
 
     def _audit_again(self, now: Instant) -> Effects:
         """Take back the verdicts on what hosts that were caught had accepted, in jobs that are not done."""
@@ -191,6 +198,7 @@ class Coordinator(JobDesk):
             before.changed | batch.touched,
             before.ended + tuple(saved.ended),
             before.wanted + batch.newly_wanted,
+            before.drawn + tuple(batch.freed),
         )
 
     # --- what a call brings -------------------------------------------------------------------------------------
@@ -283,6 +291,7 @@ class Coordinator(JobDesk):
             strips=None if choice.audit is None else choice.audit.strips,
             audits_left=msgspec.json.encode(choice.left).decode() if choice.left else "[]",
             is_test=choice.is_test,
+            is_beyond=choice.is_beyond,
             drawn=choice.drawn,
         )
 
@@ -293,7 +302,7 @@ class Coordinator(JobDesk):
             self._census.programs(host.host),
             frozenset(request.loaded),
             batch.reputation.of(host.host),
-            in_test=any(row.attempt.is_test for row in batch.leases_of(host.host)),
+            has_frame=any(row.attempt.audits is None for row in batch.leases_of(host.host)),
         )
 
     def _finish(

@@ -28,8 +28,8 @@ from xwgrid_server.store import Claim, HostRow, JobRow, ReplicaRow
 
 
 def claimed(job: JobId, number: TaskNumber, claims: Sequence[Claim]) -> sql.ClaimedTask:
-    """Return what claims of one task in one batch do to it. A test is of a task that wants nothing any more."""
-    real = [claim for claim in claims if not claim.is_test]
+    """Return what claims of one task in one batch do to it."""
+    real = [claim for claim in claims if not claim.is_beyond]
     return sql.ClaimedTask(
         job=job,
         number=number,

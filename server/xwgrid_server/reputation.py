@@ -9,6 +9,7 @@ import msgspec
 from xwgrid import trust
 from xwgrid.applications.registry import application_of
 from xwgrid.model import HostId, Instant, Seconds
+from xwgrid.policies import uses_standing
 from xwgrid.ready_tasks import JobCard
 from xwgrid.trust import NEWCOMER, Caught, Climate, Grid, Standing
 from xwgrid.voting import Attempt
@@ -45,7 +46,7 @@ class Reputation:
         share = trust.share_of_frame(attempt.strips)
         units = trust.worth(attempt.seconds, share) if checked else 0.0
         before = self.of(attempt.host)
-        after = trust.after_valid(before, units, card.owner, test=attempt.is_test)
+        after = trust.after_valid(before, units, card.owner, test=checked and attempt.audits is None)
         self._change(attempt.host, after)
         if attempt.audits is None and checked:
             self._met_result(before)
@@ -60,7 +61,8 @@ class Reputation:
         if card.request.private:
             return None
         before = self.of(attempt.host)
-        after = trust.after_wrong(before, self.grid.now, test=attempt.is_test)
+        first = attempt.audits is None and not before.tested and uses_standing(card.request)
+        after = trust.after_wrong(before, self.grid.now, test=attempt.is_test or first)
         self._change(attempt.host, after)
         caught = after.quarantines > before.quarantines
         if caught:

@@ -166,6 +166,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     strips: str | None = None
     audits_left: str = "[]"  # JSON of the task's audits that are wanted after this claim
     is_test: bool = False
+    is_beyond: bool = False  # more than the task asks for: what it wants stays as it is
     drawn: bool = True  # False: the owner was not drawn by lot, it asked
 
 
