@@ -32,8 +32,9 @@ moves: .venv/ready
 
 # Writes requirements-dev.lock anew from the lower bounds in setup.cfg.
 lock: .venv/ready
-	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --extra all --extra dev --strip-extras \
-		--unsafe-package xwgrid --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade \
+		--extra all --extra dev --extra simulator --strip-extras --unsafe-package xwgrid \
+		--no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 		--output-file requirements-dev.lock setup.cfg
 
 # Takes away everything that was made here and is not in git.

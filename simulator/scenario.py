@@ -5,12 +5,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import Meta, Struct, field
 
-from xwgrid.errors import BadSettings, NotFound
+from xwgrid.errors import BadInput, BadSettings, NotFound
 from xwgrid.model import Audit, Policy, Seconds, ShortText
 
 SCENARIOS: Final = Path(__file__).parent / "scenarios"
@@ -193,6 +193,14 @@ def _value(written: str) -> Any:
         return tomllib.loads(f"value = {written}")["value"]
     except tomllib.TOMLDecodeError:
         return written.strip()
+
+
+def parse_policy(written: str) -> str:
+    """Return a policy of this name as TOML, with its usual values. Raises BadInput."""
+    names = sorted(str(kind.__struct_config__.tag) for kind in get_args(Policy))
+    if written not in names:
+        raise BadInput(f"there is no policy '{written[:100]}': there are {', '.join(names)}", policy=written[:100])
+    return f'{{by = "{written}"}}'
 
 
 def seconds_of_work(jobs: Jobs) -> Seconds:

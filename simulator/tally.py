@@ -134,7 +134,7 @@ class Tally:
             cold_audits_share=self.cold_audits / self.audits if self.audits else 0.0,
             wrong_accepted=self.wrong,
             wrong_accepted_share=self.wrong / self.accepted if self.accepted else 0.0,
-            wasted_work_share=1.0 - self.useful / self.work if self.work else 0.0,
+            wasted_work_share=max(0.0, 1.0 - self.useful / self.work) if self.work else 0.0,
             makespan_seconds=makespan,
             ideal_seconds=ideal,
             makespan_over_ideal=makespan / ideal if ideal else 0.0,

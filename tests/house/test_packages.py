@@ -82,4 +82,4 @@ def _requirements(section: str, key: str) -> set[str]:
 
 
 def _extras() -> list[str]:
-    return ["server", "volunteer", "tray", "oracle", "dev", "all"]
+    return ["server", "volunteer", "tray", "oracle", "simulator", "dev", "all"]
