@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import structs
-from sqlalchemy import Connection, Engine, Row, Select, and_, exists, func, or_, select
+from sqlalchemy import Connection, Engine, Row, Select, and_, exists, or_, select
 from xwgrid_schema.tables import hosts, jobs, replicas, tasks, users
 
 from xwgrid.errors import NotFound
@@ -27,7 +27,7 @@ from xwgrid.model import (
     TaskState,
     UserId,
 )
-from xwgrid.policies import policy_of
+from xwgrid.policies import policy_of, quorum_of
 from xwgrid.splitting import label
 from xwgrid.wire import JobList, JobView, ReplicaView, TaskPage, TaskView
 from xwgrid_server import job_store_rows as rows_of
@@ -37,10 +37,9 @@ from xwgrid_server.verdicts import AUDITED_AGAIN
 MOST_PER_PAGE: Final = 1_000
 
 _JOB: Final = (
-    jobs.c.id, jobs.c.name, users.c.name.label("owner"), jobs.c.application, jobs.c.state, jobs.c.tasks, jobs.c.agreed,
-    jobs.c.failed, jobs.c.leased, jobs.c.outvoted, jobs.c.lost, jobs.c.timed, jobs.c.seconds,
-    jobs.c.created_at, jobs.c.finished_at, jobs.c.spec,
-    jobs.c.private, jobs.c.request,
+    jobs.c.id, jobs.c.name, jobs.c.owner_id, users.c.name.label("owner"), jobs.c.application, jobs.c.state,
+    jobs.c.tasks, jobs.c.agreed, jobs.c.failed, jobs.c.leased, jobs.c.outvoted, jobs.c.lost, jobs.c.timed,
+    jobs.c.seconds, jobs.c.created_at, jobs.c.finished_at, jobs.c.spec, jobs.c.private, jobs.c.request,
 )  # fmt: skip
 _DISAPPOINTED: Final = exists().where(
     replicas.c.job_id == tasks.c.job_id, replicas.c.task == tasks.c.number, replicas.c.state.not_in(UNEVENTFUL)
@@ -175,7 +174,7 @@ def _job(connection: Connection, row: Row[Any], progress: Mapping[ReplicaId, flo
         spec=row.spec,
         private=row.private,
         seconds_left=_seconds_left(row, request, [progress[each] for each in full if each in progress]),
-        reason=_reason(connection, row, state, running),
+        reason=_reason(connection, row, request, state, running),
         policy=policy_of(request),
         policy_note=request.policy_note,
         deadline=request.deadline,
@@ -192,18 +191,32 @@ def _seconds_left(row: Row[Any], request: JobRequest, done: Sequence[float]) -> 
     return max(0.0, left * mean / len(done))
 
 
-def _reason(connection: Connection, row: Row[Any], state: JobState, running: int) -> str | None:
+def _reason(connection: Connection, row: Row[Any], request: JobRequest, state: JobState, running: int) -> str | None:
     if state is JobState.ENTERING:
         return "its tasks are being written down"
     if state is JobState.INCOMPLETE:
         failed = f"{row.failed} of {row.tasks} tasks failed"
         return f"{failed}; `xwgrid show {row.id}` says why, `xwgrid retry {row.id}` tries again"
     if state is JobState.OPEN and not running:
-        seen = connection.execute(select(func.count()).where(hosts.c.last_seen_at.is_not(None))).scalar_one()
-        if not seen:
-            return "it waits: no volunteer has called this server yet"
-        return "it waits for a volunteer that can take it"
+        return f"it waits{_awaited(connection, row, quorum_of(request))}"
     return None
+
+
+def _awaited(connection: Connection, row: Row[Any], quorum: int) -> str:
+    """Return what an open job waits for: its own hosts where it is private, else those of as many others as vote."""
+    query = select(hosts.c.owner_id).where(hosts.c.last_seen_at.is_not(None)).distinct()
+    seen = set(connection.execute(query).scalars())
+    own = row.owner_id in seen
+    others = len(seen - {row.owner_id})
+    if not seen:
+        return ": no volunteer has called this server yet"
+    if row.private:
+        return " for one of your own machines" if own else ": none of your own machines has called this server yet"
+    if not others:
+        return ": only your own machines are about, and they take none of your public jobs; --private gives it to them"
+    if others < quorum:
+        return f" for machines of more owners: its checks need {quorum} beside you, and {others} called so far"
+    return " for a volunteer that can take it"
 
 
 def _tasks(
