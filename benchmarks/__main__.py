@@ -11,6 +11,9 @@ from benchmarks.growth import growth
 from benchmarks.latency import latency
 from benchmarks.overhead import overhead
 from benchmarks.report import Report
+from benchmarks.voting import voting
+from xwgrid.command_line import Refusal
+from xwgrid.errors import GridError
 
 _DATABASE = click.option(
     "--database", help="Address of an empty database, or 'sqlite'; by default a PostgreSQL server of its own."
@@ -63,6 +66,19 @@ def latency_command(database: str | None, jobs: int, as_json: bool) -> None:
 def overhead_command(pairs: int, frames: int, frame_seconds: float, scene: Path | None, as_json: bool) -> None:
     """An animation through the grid against one plain Blender process."""
     _tell(overhead(scene=scene, frames=frames, frame_seconds=frame_seconds, pairs=pairs), as_json)
+
+
+@main.command("voting")
+@click.option("--scenario", default="baseline", show_default=True, help="A file, or a name from simulator/scenarios.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the scenario.")
+@click.option("--processes", type=click.IntRange(1, 3), default=2, show_default=True)
+@_JSON
+def voting_command(scenario: str, overrides: tuple[str, ...], processes: int, as_json: bool) -> None:
+    """What checking costs and lets through in a simulated grid, beside BOINC's rule and replicating twice."""
+    try:
+        _tell(voting(scenario=scenario, overrides=overrides, processes=processes), as_json)
+    except GridError as error:
+        raise Refusal(error, "python -m benchmarks voting", as_json=as_json) from error
 
 
 def _tell(report: Report, as_json: bool) -> None:

@@ -1,0 +1,64 @@
+"""What checking results costs and lets through, simulated: by the server's default, by BOINC's rule, and by two of two.
+
+The figures without a prefix are those of the server's default policy. All three run over the same hosts and jobs, with
+the same seed; the hosts' luck depends on neither the policy nor the order of events.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import msgspec
+from msgspec.structs import asdict, replace
+from xwgrid_server.settings import Settings
+
+from benchmarks.report import Report, machine, versions
+from simulator.grid import simulate
+from simulator.report import SimulationReport
+from simulator.scenario import find, read
+from xwgrid.model import Boinc, Fixed
+
+_COMPARED = ("replicas_per_task", "wrong_accepted_share", "makespan_over_ideal")
+
+
+def voting(*, scenario: str, overrides: Sequence[str], processes: int) -> Report:
+    """Run a scenario, by name or path, under each of the three policies, so many at once.
+
+    Raises NotFound or BadSettings for a scenario that is none, Unavailable for one that never ends.
+    """
+    ours = replace(read(find(scenario), overrides), policy=Settings().trust.default)
+    runs = [ours, replace(ours, policy=Boinc()), replace(ours, policy=Fixed())]
+    # Spawned, not forked: each process measures its own memory.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=min(processes, len(runs)), mp_context=context) as pool:
+        report, boinc, fixed = pool.map(simulate, runs)
+    figures = _numbers(report)
+    for prefix, other in (("boinc_", boinc), ("fixed_2_", fixed)):
+        numbers = _numbers(other)
+        figures |= {prefix + name: numbers[name] for name in _COMPARED}
+    return Report(
+        benchmark="voting",
+        machine=machine(),
+        versions=versions(),
+        settings={
+            "scenario": report.scenario,
+            "seed": report.seed,
+            "hosts": report.hosts,
+            "tasks": report.figures.tasks,
+            "policy": msgspec.json.encode(report.policy).decode(),
+            "boinc_policy": msgspec.json.encode(boinc.policy).decode(),
+            "fixed_2_policy": msgspec.json.encode(fixed.policy).decode(),
+            "kappa": report.kappa,
+            "lie_share": report.lie_share,
+            "processes": processes,
+        },
+        figures=figures,
+    )
+
+
+def _numbers(report: SimulationReport) -> dict[str, float | int | list[float]]:
+    """Return all figures of a run that are numbers."""
+    values = asdict(report.figures) | asdict(report.cost)
+    return {name: value for name, value in values.items() if value is not None}
