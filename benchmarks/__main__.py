@@ -8,6 +8,7 @@ import click
 
 from benchmarks.dispatch import dispatch
 from benchmarks.growth import growth
+from benchmarks.kappa import kappa
 from benchmarks.latency import latency
 from benchmarks.overhead import overhead
 from benchmarks.report import Report
@@ -66,6 +67,20 @@ def latency_command(database: str | None, jobs: int, as_json: bool) -> None:
 def overhead_command(pairs: int, frames: int, frame_seconds: float, scene: Path | None, as_json: bool) -> None:
     """An animation through the grid against one plain Blender process."""
     _tell(overhead(scene=scene, frames=frames, frame_seconds=frame_seconds, pairs=pairs), as_json)
+
+
+@main.command("kappa")
+@click.option("--scene", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A .blend file.")
+@click.option(
+    "--resolution", type=click.Choice(["640x360", "1280x720", "1920x1080"]), default="1280x720", show_default=True
+)
+@click.option("--frame-seconds", type=click.FloatRange(0.5, 600), default=6.0, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True)
+@_JSON
+def kappa_command(scene: Path | None, resolution: str, frame_seconds: float, rounds: int, as_json: bool) -> None:
+    """What a strip of a frame costs beside its area, with the scene loaded and without."""
+    width, height = map(int, resolution.split("x"))
+    _tell(kappa(scene=scene, width=width, height=height, frame_seconds=frame_seconds, rounds=rounds), as_json)
 
 
 @main.command("voting")

@@ -53,6 +53,45 @@ class Told(Struct, frozen=True, kw_only=True):
         return {name: (self.work / str(replica) / name).read_bytes() for name in event["files"]}
 
 
+class Staged(Struct, frozen=True, kw_only=True):
+    """How to start a driver."""
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    work: Path
+
+
+def staged(
+    folder: Path,
+    command: Sequence[str],
+    request: JobRequest,
+    *,
+    inputs: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Staged:
+    """Lay out the signed files of a job's application and its specification."""
+    application = request.work.__struct_config__.tag
+    ((manifest, files),) = (each for each in built_in() if each[0].application == application)
+    for path, data in files.items():
+        target = folder / "app" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    work = folder / "work"
+    work.mkdir(exist_ok=True)
+    unsigned = SignedManifest(manifest="", signature="", key="")
+    (folder / "spec.json").write_bytes(wire.encode(JobSpec(request=request, application=unsigned)))
+    places = {"XWGRID_INPUTS": inputs, "XWGRID_APP": folder / "app", "XWGRID_WORK": work, "HOME": work}
+    return Staged(
+        arguments=(*command, str(folder / "app" / manifest.entry), str(folder / "spec.json")),
+        environment={
+            "PATH": os.environ["PATH"],
+            **{name: str(path) for name, path in places.items()},
+            **(environment or {}),
+        },
+        work=work,
+    )
+
+
 def drive(
     folder: Path,
     command: Sequence[str],
@@ -64,36 +103,26 @@ def drive(
     last_line: bytes = b'{"do":"quit"}\n',
 ) -> Told:
     """Run the driver of a job in a new process, give it all tasks, and return what it told. Replicas count from 1."""
-    application = request.work.__struct_config__.tag
-    ((manifest, files),) = (each for each in built_in() if each[0].application == application)
-    for path, data in files.items():
-        target = folder / "app" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-    work = folder / "work"
-    work.mkdir(exist_ok=True)
-    unsigned = SignedManifest(manifest="", signature="", key="")
-    (folder / "spec.json").write_bytes(wire.encode(JobSpec(request=request, application=unsigned)))
+    started = staged(folder, command, request, inputs=inputs, environment=environment)
     lines = [
         json.dumps({"do": "task", "replica": replica, "arguments": arguments, "output": str(replica)}).encode() + b"\n"
         for replica, arguments in enumerate(tasks, start=1)
     ]
-    places = {"XWGRID_INPUTS": inputs, "XWGRID_APP": folder / "app", "XWGRID_WORK": work, "HOME": work}
     ended = subprocess.run(
-        [*command, str(folder / "app" / manifest.entry), str(folder / "spec.json")],
+        started.arguments,
         input=b"".join(lines) + last_line,
         capture_output=True,
         check=False,
         timeout=_SECONDS,
-        cwd=work,
-        env={"PATH": os.environ["PATH"], **{name: str(path) for name, path in places.items()}, **(environment or {})},
+        cwd=started.work,
+        env=started.environment,
     )
     said = ended.stdout.decode().splitlines()
     return Told(
         status=ended.returncode,
         events=tuple(json.loads(line.removeprefix("@xwgrid ")) for line in said if line.startswith("@xwgrid ")),
         log=ended.stderr.decode(errors="replace"),
-        work=work,
+        work=started.work,
     )
 
 

@@ -34,6 +34,7 @@ def main() -> None:
         ("two_scenes", two_scenes),
         ("transparent", transparent),
         ("noisy", noisy),
+        ("undithered", undithered),
         ("graded", graded),
         ("blurred", blurred),
         ("inked", inked),
@@ -209,6 +210,12 @@ def noisy(scene: Any, folder: Path) -> None:
     scene.cycles.use_auto_tile, scene.cycles.tile_size = True, 16
     scene.render.image_settings.file_format = "OPEN_EXR"
     scene.render.image_settings.exr_codec = "DWAA"
+
+
+def undithered(scene: Any, folder: Path) -> None:
+    """Round to 8 bits without a pattern."""
+    noisy(scene, folder)
+    scene.render.dither_intensity = 0.0
 
 
 def graded(scene: Any, folder: Path) -> None:

@@ -105,6 +105,25 @@ def test_a_bomb_is_unpacked_no_further_than_its_rows() -> None:
     assert len(cut(bomb, 2, 2)) < 200
 
 
+def test_what_is_rendered_for_strips() -> None:
+    """Each strip is rendered with its margin, as far as the picture goes; those that nearly touch, in one go."""
+    strips = parse("500+2,0+2,700+2,1078+2", 1_080)
+    assert frame_strips.windows(strips, 1_080, 0) == [(strip, [strip]) for strip in sorted(strips)]
+    assert frame_strips.windows(strips, 1_080, 12) == [
+        (Strip(0, 14), [Strip(0, 2)]),
+        (Strip(488, 26), [Strip(500, 2)]),
+        (Strip(688, 26), [Strip(700, 2)]),
+        (Strip(1_066, 14), [Strip(1_078, 2)]),
+    ]
+    near = parse("100+2,118+2,137+2,105+1", 1_080)
+    assert frame_strips.windows(near, 1_080, 0) == [
+        (Strip(100, 20), [Strip(100, 2), Strip(105, 1), Strip(118, 2)]),
+        (Strip(137, 2), [Strip(137, 2)]),
+    ]
+    assert frame_strips.windows(near, 1_080, 1) == [(Strip(99, 41), sorted(near))]
+    assert frame_strips.windows(parse("3+5,4+1", 9), 9, 0) == [(Strip(3, 5), [Strip(3, 5), Strip(4, 1)])]
+
+
 def test_strips_are_read() -> None:
     """What a lease writes is read; nonsense is told with a sentence."""
     assert parse("0+1,34+2", 36) == (Strip(0, 1), Strip(34, 2))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +86,17 @@ class Frames:
         strips = frame_strips.parse(task.arguments["strips"], height)
         if (reason := blender_parts.why_whole(self.scene)) is not None:
             raise TaskError(f"frame {number} cannot be rendered in parts: {reason}")
-        margin = blender_parts.margin(self.scene)
-        names: list[str] = []
-
-        def tell(share: float) -> None:
-            task.progress((len(names) + share) / len(strips))
-
-        for strip in strips:
-            first = max(0, strip.first - margin)
-            rows = min(height, strip.first + strip.rows + margin) - first
-            with blender_parts.window(self.scene, first, rows) as cropped:
-                self._render(number, file, tell)
-            names.append(frame_strips.name(file.name, strip))
-            above = strip.first - first if cropped else strip.first
-            file.with_name(names[-1]).write_bytes(frame_strips.cut(file.read_bytes(), above, strip.rows))
+        windows = frame_strips.windows(strips, height, blender_parts.margin(self.scene))
+        for done, (rows, inside) in enumerate(windows):
+            with blender_parts.window(self.scene, *rows) as cropped:
+                self._render(number, file, partial(_tell_part, task, done, len(windows)))
+            picture = file.read_bytes()
+            for strip in inside:
+                above = strip.first - rows.first if cropped else strip.first
+                name = frame_strips.name(file.name, strip)
+                file.with_name(name).write_bytes(frame_strips.cut(picture, above, strip.rows))
         file.unlink()
-        return names
+        return [frame_strips.name(file.name, strip) for strip in strips]
 
     def _render(self, number: int, file: Path, progress: Callable[[float], None]) -> None:
         file.unlink(missing_ok=True)
@@ -125,6 +121,11 @@ class Frames:
             bpy.app.handlers.render_stats.remove(tell)
         if not file.is_file() or file.stat().st_size == 0:
             raise TaskError(f"Blender said that frame {number} is done, but wrote no picture")
+
+
+def _tell_part(task: Task, done: int, parts: int, share: float) -> None:
+    """Tell how far a task is that consists of `parts`, of which `done` are done, and `share` of the next."""
+    task.progress((done + share) / parts)
 
 
 if __name__ == "__main__":

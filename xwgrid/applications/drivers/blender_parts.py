@@ -106,12 +106,12 @@ def margin(scene: Any) -> int:
 def window(scene: Any, first: int, rows: int) -> Iterator[bool]:
     """Have only rows `first` … `first + rows - 1` rendered, counted from the top; tell whether only they are written.
 
-    An 8-bit picture is written whole: its dither pattern hangs on the size of the picture. Any other is cropped, which
-    spares the time of writing what nobody looks at.
+    A picture that is dithered, as those of 8 bits are, is written whole: the pattern hangs on the picture's size. Any
+    other is cropped, which spares the time of writing what nobody looks at.
     """
     render, height = scene.render, scene.render.resolution_y
     settings = render.image_settings
-    cropped = settings.color_depth != "8"
+    cropped = settings.color_depth != "8" or render.dither_intensity == 0
     codec = getattr(settings, "exr_codec", None)
     render.use_border, render.use_crop_to_border = True, cropped
     render.border_min_x, render.border_max_x = 0.0, 1.0

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from xwgrid.applications.drivers.driver_lines import TaskError
 
 # As many files as a report may name.
 _MOST_STRIPS = 1_000
+# To begin another render costs about as much as this part of a picture (docs/applications.md).
+_WORTH_A_RENDER = 64
 _STRIP = re.compile(r"([0-9]{1,6})\+([0-9]{1,6})")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -61,6 +63,25 @@ def parse(text: Any, height: int) -> tuple[Strip, ...]:
     if len({strip.first for strip in strips}) < len(strips):
         raise TaskError("two strips of the task begin at the same row")
     return tuple(strips)
+
+
+def windows(strips: Sequence[Strip], height: int, margin: int) -> list[tuple[Strip, list[Strip]]]:
+    """Return what to render, from the top: rows, each time with the strips that lie in them.
+
+    Strips come with `margin` rows above and below, if the picture has them. Where little more would lie between two of
+    them, it is rendered as well.
+    """
+    found: list[tuple[Strip, list[Strip]]] = []
+    for strip in sorted(strips):
+        first = max(0, strip.first - margin)
+        end = min(height, strip.first + strip.rows + margin)
+        if found and first <= found[-1][0].first + found[-1][0].rows + height // _WORTH_A_RENDER:
+            above, inside = found[-1]
+            end = max(end, above.first + above.rows)
+            found[-1] = (Strip(above.first, end - above.first), [*inside, strip])
+        else:
+            found.append((Strip(first, end - first), [strip]))
+    return found
 
 
 def name(frame_name: str, strip: Strip) -> str:
