@@ -166,14 +166,18 @@ def test_claim_says_which_audits_are_left(grid: StoredGrid) -> None:
     assert (grid.task(job).wanted, grid.task(job).audits) == (1, (ORDER,))
 
 
-def test_test_wants_nothing(grid: StoredGrid) -> None:
-    """A test of a decided task changes nothing of what the task wants."""
+@pytest.mark.parametrize("is_test", [True, False])
+def test_replica_beyond_what_is_asked_for_changes_nothing_of_it(grid: StoredGrid, is_test: bool) -> None:
+    """A replica beyond what its task asks for leaves what the task wants as it is, on a decided task or an open one."""
     job = grid.job()
     grid.accept(job, 0, grid.box(job))
-    test = grid.lease(job, host=3, is_test=True)
-    task = grid.task(job)
-    assert (task.state, task.wanted, task.made) == (TaskState.AGREED, 0, 2)
-    assert grid.attempt(test).is_test
+    grid.save(tasks=[decided(job, 1, "open", "open", wanted=2, audits=ORDERS_TEXT)])
+    decided_one = grid.lease(job, 0, host=3, is_test=is_test, is_beyond=True)
+    open_one = grid.lease(job, 1, host=3, is_test=is_test, is_beyond=True)
+    assert (grid.task(job).state, grid.task(job).wanted, grid.task(job).made) == (TaskState.AGREED, 0, 2)
+    assert (grid.task(job, 1).wanted, grid.task(job, 1).audits, grid.task(job, 1).made) == (2, (ORDER,), 1)
+    assert grid.attempt(decided_one).is_test is is_test
+    assert grid.attempt(open_one).is_test is is_test
 
 
 # --- batches ----------------------------------------------------------------------------------------------------
