@@ -18,6 +18,7 @@ from xwgrid_schema.tables import hosts
 from xwgrid_server import (
     accounts,
     admin,
+    admin_calibrate,
     application_versions,
     calibration,
     database,
@@ -269,6 +270,21 @@ def test_without_a_server_it_says_so(server: Server, refused: Callable[..., str]
         for number, result_class in enumerate((AVX2, BASELINE), start=1):
             add_host(connection, server.operator.id, number, result_class)
     assert "start it with `xwgrid-server run`" in refused(status=1)
+
+
+def test_a_tolerance_that_holds_no_more_is_removed(server: Server) -> None:
+    """Classes that are found too far apart lose the tolerance they had, and the operator is told why and on what."""
+    one, other = (server.of(ClassSeen(name=name, owners=("ada",), own_hosts=0)) for name in (AVX2, BASELINE))
+    near = {kind: [Distance(share=0.001, largest=2.0, block=0.1)] * 2 for kind in reference_frames.KINDS}
+    far = {kind: [Distance(share=0.4, largest=60.0, block=3.0)] * 2 for kind in reference_frames.KINDS}
+    kept = admin_calibrate._calibrated(server.engine, "blender", 2.0, (one, other), near)
+    assert tolerance_store.list_tolerances(server.engine) == (kept.tolerance,)
+    refused = admin_calibrate._calibrated(server.engine, "blender", 2.0, (one, other), far)
+    assert tolerance_store.list_tolerances(server.engine) == ()
+    assert (refused.tolerance, refused.hosts_agreed, refused.jobs) == (None, (1, 1), (one.job, other.job))
+    told = admin_calibrate._told([refused])
+    for part in ("cheats would pass for honest", "motion blur", "40.000%", "votes stay within each class"):
+        assert part in told
 
 
 def test_tolerances_are_listed(server: Server) -> None:
