@@ -72,7 +72,8 @@ CLEAR_OLD_BALLOTS: Final = """
     AND task IN (SELECT number FROM tasks WHERE job_id = :job AND state = 'failed')"""
 # Late replicas of the first try go on, and count.
 REOPEN_TASKS: Final = """
-    UPDATE tasks SET state = 'open', reason = '', result_class = NULL, audits = '[]', undrawn = 0, wanted = (
+    UPDATE tasks SET state = 'open', reason = '', result_class = NULL, audits = '[]', undrawn = 0,
+    accepted_before = NULL, wanted = (
         SELECT CASE WHEN COUNT(*) < :wanted THEN :wanted - COUNT(*) ELSE 0 END FROM replicas AS x
         WHERE x.job_id = :job AND x.task = tasks.number AND x.audits IS NULL
         AND x.state IN ('leased', 'reading'))
@@ -125,7 +126,7 @@ class Statements:
             dialect,
             key,
             f"""
-            SELECT x.job_id, x.task, x.id, x.audits, x.strips, x.files FROM {{rows}}
+            SELECT x.job_id, x.task, x.id, x.audits, x.strips, x.files, x.result_class FROM {{rows}}
             JOIN replicas AS x ON x.job_id = r.job AND x.task = r.number WHERE {BOXED} ORDER BY x.id""",
         )
         self.change_replicas = statement(

@@ -115,7 +115,10 @@ def test_a_job_is_rendered_watched_and_fetched(requester: Requester, grid: Grid)
         grid.add_volunteer("desktop", "grace").start()
     status, said, told = requester.run("watch", str(number))
     assert status == 0, told
-    assert said.splitlines()[-1] == f"job {number} tiny: 3 of 3 frames done, finished"
+    assert said.splitlines()[-2:] == [
+        f"job {number} tiny: 3 of 3 frames done, finished",
+        "  3 accepted: 1 result, and nobody checked it",
+    ]
     status, said, _told = requester.run("show", str(number), "--all")
     assert status == 0
     assert "frame 2 (task 1): agreed" in said

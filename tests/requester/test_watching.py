@@ -137,6 +137,23 @@ def test_a_job_is_shown_with_its_checks() -> None:
     ]
 
 
+def test_in_the_end_the_grounds_are_counted(server: SmallServer) -> None:
+    """What was accepted while it was watched, by the grounds for it, the commonest first, and no word of the others."""
+    agreed = TaskView(job=JobId(7), number=TaskNumber(0), label="frame 1", state=TaskState.AGREED)
+    tasks = [
+        replace(agreed, number=TaskNumber(number), accepted=text)
+        for number, text in enumerate(["2 equal results", "5 strips fit", "5 strips fit", ""])
+    ]
+    server.events = [[Event(job=job(1), tasks=tuple(tasks)), Event(job=job(4, JobState.FINISHED))]]
+    told = io.StringIO()
+    with GridClient(server.credentials()) as client:
+        watch(client, [JobId(7)], Console(file=told, width=200))
+    assert told.getvalue().splitlines()[-2:] == [
+        "  2 accepted: 5 strips fit",
+        "  1 accepted: 2 equal results",
+    ]
+
+
 def test_a_policy_that_was_not_asked_for_is_explained() -> None:
     """The server's note stands beside what it did."""
     view = replace(job(1), policy_note="replicated instead of audited: JPEG keeps no exact pixels")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -23,6 +24,7 @@ from xwgrid.requester.client import ENDED, GridClient
 _SECONDS_BETWEEN_LINES = 1.0
 # Short, so that ^C is heard at once.
 _WAIT_SECONDS = 0.2
+_GROUNDS_TOLD = 5
 
 
 class Trouble(Struct, frozen=True):
@@ -81,6 +83,7 @@ def watch(
     display = _LiveDisplay(console) if console.is_terminal else _LineDisplay(console)
     last: dict[JobId, wire.JobView] = {}
     doubted: set[tuple[JobId, TaskNumber]] = set()
+    accepted: dict[tuple[JobId, TaskNumber], str] = {}
     away = False
     with display:
         for item in news(client, jobs):
@@ -92,6 +95,10 @@ def watch(
                 for sentence in changed_verdicts(item, doubted):
                     display.say(sentence)
                 display.show(item.job)
+                accepted |= {(task.job, task.number): task.accepted for task in item.tasks}
+                if item.job.state in ENDED:
+                    for sentence in on_what_grounds(text for key, text in accepted.items() if key[0] == item.job.id):
+                        display.say(sentence)
                 heard(item)
             elif isinstance(item, Trouble):
                 if item.fatal:
@@ -125,6 +132,12 @@ def changed_verdicts(event: wire.Event, doubted: set[tuple[JobId, TaskNumber]]) 
             doubted.discard(key)
             said.append(f"{task.label}: {task.state.value}, {task.accepted or task.reason}")
     return said
+
+
+def on_what_grounds(accepted: Iterable[str]) -> list[str]:
+    """Return a sentence for each of the commonest grounds on which tasks were accepted, with how many were."""
+    counted = Counter(text for text in accepted if text).most_common(_GROUNDS_TOLD)
+    return [f"  {count} accepted: {text}" for text, count in counted]
 
 
 def state_line(job: wire.JobView) -> str:
