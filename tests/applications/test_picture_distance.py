@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,20 +111,25 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Picture]:
 
 
 def rendered(
-    folder: Path, environment: Mapping[str, str] | None = None, *, samples: int | None = None, seed: int = 0
+    folder: Path,
+    frames: Sequence[int] = FRAMES,
+    *,
+    environment: Mapping[str, str] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
 ) -> dict[int, Picture]:
-    """Render FRAMES by the driver as volunteers run it."""
+    """Render frames by the driver as volunteers run it."""
     inputs = folder / "inputs"
     inputs.mkdir()
     request = job("any")
     work = blender_work(request)
     (inputs / work.scene_file).write_bytes(reference_frames.scene())
     altered = replace(request, work=replace(work, seed=seed, samples=samples or work.samples))
-    tasks = [{"frame": frame} for frame in FRAMES]
+    tasks = [{"frame": frame} for frame in frames]
     told = drive(folder, blender(), altered, tasks, inputs=inputs, environment=environment)
     assert told.failures == []
     pinned = Pinned(format=work.format, width=work.width, height=work.height, color_depth=work.color_depth)
-    return {frame: pictures.read(told.file(replica), pinned) for replica, frame in enumerate(FRAMES, start=1)}
+    return {frame: pictures.read(told.file(replica), pinned) for replica, frame in enumerate(frames, start=1)}
 
 
 def job(result_class: str) -> JobRequest:
@@ -159,10 +164,10 @@ def test_an_older_processor_is_within(honest: dict[int, Picture], older: dict[in
 def test_renderings_that_save_work_are_outside(
     honest: dict[int, Picture], older: dict[int, Picture], tmp_path: Path, samples: int | None, seed: int
 ) -> None:
-    """One sample of 256 left out, or another seed, is outside even the widest tolerance, on every frame."""
-    cheat = rendered(tmp_path, samples=samples, seed=seed)
+    """One sample of 256 left out, or another seed, is outside even the widest tolerance, whatever the frame shows."""
+    cheat = rendered(tmp_path, (FRAMES[0], FRAMES[-1]), samples=samples, seed=seed)
     for picture in (honest, older):
-        assert not any(within(distance(picture[frame], cheat[frame]), WIDEST) for frame in FRAMES)
+        assert not any(within(distance(picture[frame], cheat[frame]), WIDEST) for frame in cheat)
 
 
 @pytest.mark.parametrize("step", [1, 3, 100])
