@@ -80,11 +80,17 @@ class KnownAnswers:
         self.begin(host, task.card.job)
         return task
 
-    def known_of(self, job: JobId, result_class: str | None, number: TaskNumber, made: int) -> None:
-        """Take the number of replicas that were made of a task, in case new hosts are at it."""
-        task = self._nurseries.get(result_class or "")
-        if task is not None and task.card.job == job and task.task == number:
-            self._nurseries[task.result_class] = task._replace(made=max(made, task.made))
+    def known_of(
+        self, job: JobId, result_class: str | None, number: TaskNumber, made: int, voters: frozenset[int]
+    ) -> None:
+        """Take how many replicas were made of a task, and by whom, in case new hosts are at it."""
+        for pin, task in list(self._nurseries.items()):
+            if task.card.job != job or task.task != number:
+                continue
+            if result_class in {None, pin}:
+                self._nurseries[pin] = task._replace(made=max(made, task.made), voters=task.voters | voters)
+            else:
+                del self._nurseries[pin]  # it was lost, and begun anew in another class
 
     def begin(self, host: HostId, job: JobId) -> None:
         """Note that a host is at its first task."""

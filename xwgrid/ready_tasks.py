@@ -31,6 +31,10 @@ class ReadyTask(NamedTuple):
         """How many replicas of any kind it wants."""
         return self.wanted + len(self.audits)
 
+    def suits(self, voter: int, host: HostId, result_class: str) -> bool:
+        """Say whether a host could do all of it, wanted or not."""
+        return self.result_class in {None, result_class} and host not in self.failed_hosts and voter not in self.voters
+
     def fits(self, voter: int, host: HostId) -> bool:
         """Say whether there is anything in it for a host."""
         return (
@@ -166,6 +170,10 @@ class ReadyTasks:
         for pin in (result_class, None):
             for bucket in islice(self.buckets.get(pin, {}).values(), most):
                 yield self.begun[next(iter(bucket))]
+
+    def next_fresh(self) -> ReadyTask:
+        """Take the first of the fresh tasks, of which there must be one."""
+        return ReadyTask(self.fresh.popleft(), self.fresh_wanted)
 
     def refill(self, tasks: Iterable[ReadyTask]) -> list[ReadyTask]:
         """Take the next window of the job's ready tasks; return those that are begun."""

@@ -15,7 +15,7 @@ from random import Random
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from xwgrid.drawing import LEAST_OWNERS, Key, Lottery, Owners, Reminders, Wish
-from xwgrid.known_answers import KnownAnswer, KnownAnswers
+from xwgrid.known_answers import SEATS, KnownAnswer, KnownAnswers
 from xwgrid.lifecycle import KEEPS_OTHERS_OUT
 from xwgrid.model import (
     Credibility,
@@ -123,7 +123,7 @@ class ReadyIndex:
 
         Returns how many parts of it whoever asks may have now: those that are drawn for are none of these.
         """
-        self.answers.known_of(job, task.result_class, task.number, task.made)
+        self.answers.known_of(job, task.result_class, task.number, task.made, task.voters)
         return self._put(self._jobs[job], task, now) if job in self._jobs else 0
 
     def decided(self, known: KnownAnswer) -> None:
@@ -257,20 +257,13 @@ class ReadyIndex:
         if not is_tested(host.standing):
             fitting = self._fitting(host)
             if fitting is not None:
-                if host.has_frame or self.answers.is_tested(host.host, now):
-                    return []
+                chosen = self._asked_for(host, wanted, now, private_only=True)
+                if chosen or host.has_frame or self.answers.is_tested(host.host, now):
+                    return chosen
                 first = self._first_task(host, fitting, now)
                 return [] if first is None else [first]
         chosen = self._drawn(host, wanted, now)
-        while len(chosen) < wanted:
-            for job in self._in_order(host, now):
-                choice = self._from_job(job, host, now)
-                if choice is not None:
-                    chosen.append(choice)
-                    break
-            else:
-                break
-        return chosen
+        return chosen + self._asked_for(host, wanted - len(chosen), now)
 
     def reason(self, host: HostCard, now: Instant) -> str:
         """Return, in one sentence, why `choose` found nothing for this host."""
@@ -289,39 +282,66 @@ class ReadyIndex:
         return "; ".join(islice(reasons, 3))
 
     def _fitting(self, host: HostCard) -> ReadyTasks | None:
-        """Return a job that goes by standing and that this host could have work of."""
-        wanted = (job for job in self._jobs.values() if uses_standing(job.card.request))
-        return next((job for job in wanted if self._refusal(job, host) is None), None)
+        """Return a public job that goes by standing and that this host could have work of."""
+        jobs = (job for job in self._jobs.values() if uses_standing(job.card.request) and not job.card.request.private)
+        return next((job for job in jobs if self._refusal(job, host) is None), None)
 
     def _first_task(self, host: HostCard, fitting: ReadyTasks, now: Instant) -> Choice | None:
-        """Return what a new host begins with: a known answer, else what other new hosts are at, else a fresh task."""
+        """Return what a new host begins with: a known answer, what others are at, or a fresh or begun task."""
         result_class = self._class_of(fitting, host)
         known = self.answers.take(host.host, host.owner, result_class, self._jobs)
         beside = known or self.answers.join_nursery(host.host, host.owner, result_class, self._jobs)
         if beside is not None:
-            self._count(beside.card, 1)
-            return Choice(
-                beside.card,
-                beside.task,
-                beside.made,
-                host.owner,
-                result_class,
-                is_test=known is not None,
-                is_beyond=True,
-            )
-        for job in self._in_order(host, now):
-            if self._refusal(job, host) is None:
-                task = self._next_fresh(job, host, voter_of(job.card.request, host), now)
-                if task is None:
-                    continue
-                choice = self._take(job, host, task, drawn=False, now=now)
-                self.answers.begin(host.host, job.card.job)
-                if uses_standing(job.card.request) and not job.card.request.private:
-                    voters = frozenset({choice.voter})
-                    seat = KnownAnswer(job.card, task.number, task.made + 1, result_class, voters | task.voters)
-                    self.answers.open_nursery(seat)
-                return choice
+            return self._beyond(beside, host, now, is_test=known is not None)
+        jobs = [job for job in self._in_order(host, now) if self._refusal(job, host) is None]
+        for job in jobs:
+            while not job.fresh and not job.exhausted:
+                self._refill(job, now)
+            if not job.fresh:
+                continue
+            task = job.next_fresh()
+            choice = self._take(job, host, task, drawn=False, now=now)
+            self.answers.begin(host.host, job.card.job)
+            if uses_standing(job.card.request) and not job.card.request.private:
+                voters = frozenset({choice.voter})
+                seat = KnownAnswer(job.card, task.number, task.made + 1, result_class, voters | task.voters)
+                self.answers.open_nursery(seat)
+            return choice
+        # Nothing fresh is left, and nobody else may be here to check what is begun.
+        for job in self._jobs.values():
+            if uses_standing(job.card.request) and self._refusal(job, host) is None:
+                for begun in job.begun.values():
+                    if len(begun.voters) < SEATS and begun.suits(host.owner, host.host, self._class_of(job, host)):
+                        seat = KnownAnswer(job.card, begun.number, begun.made, result_class, begun.voters)
+                        self.answers.begin(host.host, job.card.job)
+                        return self._beyond(seat, host, now)
         return None
+
+    def _beyond(self, answer: KnownAnswer, host: HostCard, now: Instant, *, is_test: bool = False) -> Choice:
+        """Return a replica of a task more than it asks for."""
+        job = self._jobs[answer.card.job]
+        result_class = self._class_of(job, host)
+        begun = job.begun.get(answer.task)
+        if begun is not None:
+            voters = begun.voters | {host.owner}
+            self._put(job, begun._replace(made=answer.made + 1, result_class=result_class, voters=voters), now)
+        self._count(answer.card, 1)
+        return Choice(answer.card, answer.task, answer.made, host.owner, result_class, is_test=is_test, is_beyond=True)
+
+    def _asked_for(self, host: HostCard, wanted: int, now: Instant, *, private_only: bool = False) -> list[Choice]:
+        """Return what a host may have since it asks. What is private is between its owner's hosts, new or not."""
+        chosen: list[Choice] = []
+        while len(chosen) < wanted:
+            for job in self._in_order(host, now):
+                if private_only and not job.card.request.private:
+                    continue
+                choice = self._from_job(job, host, now)
+                if choice is not None:
+                    chosen.append(choice)
+                    break
+            else:
+                break
+        return chosen
 
     def _drawn(self, host: HostCard, wanted: int, now: Instant) -> list[Choice]:
         chosen: list[Choice] = []
@@ -387,7 +407,12 @@ class ReadyIndex:
         if self._refusal(job, host) is not None:
             return None
         voter = voter_of(job.card.request, host)
-        task = self._begun_for(job, host, voter) or self._next_fresh(job, host, voter, now)
+        task = self._begun_for(job, host, voter)
+        while task is None and not job.fresh and not job.exhausted:
+            self._refill(job, now)
+            task = self._begun_for(job, host, voter)
+        if task is None and job.fresh:
+            task = job.next_fresh()
         return None if task is None else self._take(job, host, task, drawn=False, now=now)
 
     def _take(self, job: ReadyTasks, host: HostCard, task: ReadyTask, *, drawn: bool, now: Instant) -> Choice:
@@ -399,6 +424,7 @@ class ReadyIndex:
         else:
             after = task._replace(wanted=task.wanted - 1, voters=task.voters | {voter}, made=task.made + 1)
         self._put(job, after._replace(result_class=result_class), now)
+        self.answers.known_of(job.card.job, result_class, task.number, after.made, after.voters)
         self._count(job.card, 1)
         number, check = task.made, bool(task.voters)
         return Choice(job.card, task.number, number, voter, result_class, audit, after.audits, drawn=drawn or not check)
@@ -411,19 +437,11 @@ class ReadyIndex:
                 return task
         return None
 
-    def _next_fresh(self, job: ReadyTasks, host: HostCard, voter: int, now: Instant) -> ReadyTask | None:
-        while True:
-            if job.fresh:
-                return ReadyTask(job.fresh.popleft(), job.fresh_wanted)
-            if job.exhausted:
-                return None
-            tasks = self._source(job.card.job, job.cursor, self._window)
-            job.exhausted = len(tasks) < self._window
-            for begun in job.refill(tasks):
-                self._put(job, begun, now)
-            task = self._begun_for(job, host, voter)  # the refill may have brought some
-            if task is not None:
-                return task
+    def _refill(self, job: ReadyTasks, now: Instant) -> None:
+        tasks = self._source(job.card.job, job.cursor, self._window)
+        job.exhausted = len(tasks) < self._window
+        for begun in job.refill(tasks):
+            self._put(job, begun, now)
 
 
 def voter_of(request: JobRequest, host: HostCard) -> int:

@@ -67,6 +67,13 @@ def accept(grid: PaintedGrid, author: int, auditors: Sequence[int], picture: Pic
     return lease
 
 
+def give_to(grid: PaintedGrid, owner: int, host: int) -> None:
+    """Have a host belong to another owner."""
+    with grid.engine.begin() as connection:
+        connection.execute(update(hosts).where(hosts.c.id == host).values(owner_id=owner))
+    grid.restart()
+
+
 # --- newcomers --------------------------------------------------------------------------------------------------
 
 
@@ -79,7 +86,7 @@ def test_a_new_host_begins_with_a_task_whose_answer_is_known(grid: PaintedGrid) 
     assert (test.task, strips_of([test])) == (known.task, [None])
     waits = grid.call(5, held=[test], want=3)
     assert waits.leases == ()
-    assert "first task" in (waits.reason or "")
+    assert "first result" in (waits.reason or "")
     grid.paint(5, test)
     assert bool(standing(grid, 5).tested)
     assert {lease.task for lease in grid.call(5, want=2).leases} == {1, 2}
@@ -132,15 +139,68 @@ def test_what_nobody_checked_is_no_known_answer(grid: PaintedGrid) -> None:
 
 
 def test_nobody_is_tested_with_what_it_took_part_in(grid: PaintedGrid) -> None:
-    """Neither an author nor an auditor of a task is given it as a test; then they get fresh work."""
+    """A new host whose owner was an author or an auditor of a task is not given it as a test."""
+    give_to(grid, 1, 5)
+    give_to(grid, 2, 6)
     grid.submit(picture_job(9))
+    grid.stand(1, 2, **TRUSTED)
+    lease = accept(grid, 1, [2])
+    assert lease.task not in {grid.take(5).task, grid.take(6).task}
+    assert grid.take(4).task == lease.task
+
+
+def test_new_hosts_begin_with_one_and_the_same_frame(grid: PaintedGrid) -> None:
+    """Where no answer is known, the vote on their first frame tells who of them is right; then they have work."""
+    job = grid.submit(picture_job(9))
+    first = {host: grid.take(host) for host in (1, 2, 3)}
+    assert {lease.task for lease in first.values()} == {0}
+    assert strips_of(list(first.values())) == [None] * 3
+    grid.paint(1, first[1], SPOILT)
+    assert grid.call(1, want=1).leases == ()
+    grid.paint(2, first[2])
+    grid.paint(3, first[3])
+    assert task(grid, job).state is TaskState.AGREED
+    assert "set aside" in (grid.call(1, want=1).reason or "")
+    assert {grid.take(2).task, grid.take(3).task} == {1, 2}
+
+
+def test_new_hosts_go_on_with_a_begun_frame_after_a_restart(grid: PaintedGrid) -> None:
+    """A restart forgets what new hosts were at; where nothing fresh is left they join what is begun."""
+    job = grid.submit(picture_job(1))
+    grid.paint(1, grid.take(1))
+    grid.restart()
+    second = grid.take(2)
+    assert (second.task, strips_of([second])) == (0, [None])
+    grid.paint(2, second)
+    assert task(grid, job).state is TaskState.AGREED
+
+
+def test_where_only_new_hosts_are_left_they_render_what_should_be_audited(grid: PaintedGrid) -> None:
+    """A frame that wants strips is rendered once more as a whole, which tests the new host as well."""
     grid.stand(1, **TRUSTED)
-    lease = grid.take(1)
-    grid.paint(1, lease)
-    audit = grid.take(2)
-    grid.paint(2, audit)
-    assert task(grid, lease.job).state is TaskState.AGREED
-    assert grid.take(2).task != lease.task
+    job = grid.submit(picture_job(1))
+    grid.paint(1, grid.take(1))
+    whole = grid.take(2)
+    assert strips_of([whole]) == [None]
+    grid.paint(2, whole)
+    assert task(grid, job).state is TaskState.AGREED
+    assert bool(standing(grid, 2).tested)
+
+
+def test_an_owners_new_hosts_do_its_private_film_at_once(grid: PaintedGrid) -> None:
+    """Between its own hosts an owner needs no tests: they render, and look at strips of each other's frames."""
+    for host in (2, 3, 4):
+        give_to(grid, 1, host)
+    grid.submit(picture_job(9))
+    job = grid.submit(picture_job(3, private=True), owner=1)
+    given = {host: grid.take(host) for host in (1, 2, 3)}
+    assert [lease.job for lease in given.values()] == [job] * 3
+    for host, lease in given.items():
+        grid.paint(host, lease)
+    for host in (4, 1, 2, 3) * 2:
+        for lease in grid.call(host, want=1).leases:
+            grid.paint(host, lease)
+    assert job_views.job(grid.engine, UserId(1), job, {}).state is JobState.FINISHED
 
 
 # --- lies -------------------------------------------------------------------------------------------------------
@@ -284,9 +344,8 @@ def test_a_private_job_gives_no_standing_and_no_credit(grid: PaintedGrid) -> Non
     grid.stand(1, 2, 3, **TRUSTED)
     job = grid.submit(digest_job(2, private=True), owner=1)
     before = standing(grid, 1)
-    with grid.engine.begin() as connection:
-        connection.execute(update(hosts).where(hosts.c.id.in_([2, 3])).values(owner_id=1))
-    grid.restart()
+    give_to(grid, 1, 2)
+    give_to(grid, 1, 3)
     grid.do(1, grid.take(1), "0" * 64)
     grid.do(2, grid.take(2))
     grid.do(3, grid.take(3))
@@ -361,6 +420,7 @@ def test_a_proven_hosts_result_may_be_enough(grid: PaintedGrid) -> None:
 
 def test_a_new_hosts_frame_is_looked_at_closely(grid: PaintedGrid) -> None:
     """As long as one result of a newcomer in twenty passes for a lie, fifteen strips of its frame are looked at."""
+    grid.stand(*range(1, 7), tested=True)
     job = grid.submit(picture_job(1, Audit(epsilon=0.001)))
     grid.paint(1, grid.take(1))
     given = {host: lease for host in range(2, 7) for lease in grid.call(host, want=2).leases}
@@ -376,7 +436,7 @@ def test_a_new_hosts_frame_is_looked_at_closely(grid: PaintedGrid) -> None:
 
 def test_audits_that_fail_end_in_replicas(grid: PaintedGrid) -> None:
     """A frame whose parts two hosts could not render is rendered once more as a whole."""
-    grid.stand(1, **TRUSTED)
+    grid.stand(*range(1, 5), **TRUSTED)
     job = grid.submit(picture_job(1))
     grid.paint(1, grid.take(1))
     for host in (2, 3):
