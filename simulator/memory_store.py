@@ -44,6 +44,7 @@ from xwgrid.model import (
     UserId,
 )
 from xwgrid.ready_tasks import ReadyTask
+from xwgrid.tolerances import Tolerance
 from xwgrid.trust import NEWCOMER, Climate, Standing
 
 _FILES = msgspec.json.Decoder(tuple[ResultFile, ...])
@@ -276,7 +277,9 @@ class MemoryStore(MemoryJobs):
                     boxed = self._boxed.get(replica)
                     if boxed is None:
                         files = _FILES.decode(self._files.get(replica, "[]"))
-                        boxed = self._boxed[replica] = BoxedResult(replica, attempt.audits, attempt.strips, files)
+                        boxed = self._boxed[replica] = BoxedResult(
+                            replica, attempt.audits, attempt.strips, files, attempt.result_class
+                        )
                     found.setdefault((job, number), []).append(boxed)
         return found
 
@@ -299,6 +302,10 @@ class MemoryStore(MemoryJobs):
     def standings(self, hosts: Collection[HostId]) -> Mapping[HostId, Standing]:
         """Return how hosts stand; new ones are left out."""
         return {host: self._standings[host] for host in hosts if host in self._standings}
+
+    def tolerances(self) -> Sequence[Tolerance]:
+        """Return what was measured between classes: nothing, in a simulation."""
+        return ()
 
     def climate(self) -> Climate:
         """Return what the grid has met so far."""

@@ -265,7 +265,7 @@ def _audits_lead_nowhere(case: Case, author: Attempt) -> bool:
     failed += sum(audit.audits == author.replica and voting.difference(audit, author) is None for audit in came)
     lost = sum(audit.state is ReplicaState.LOST for audit in audits)
     live = any(audit.state in LIVE for audit in audits)
-    nobody_left = bool(came or case.ordered) and not live and not case.others
+    nobody_left = not live and not case.others
     return failed >= AUDITS_THAT_MAY_FAIL or lost >= voting.LEASES_THAT_MAY_BE_LOST or nobody_left
 
 

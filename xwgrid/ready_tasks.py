@@ -35,13 +35,17 @@ class ReadyTask(NamedTuple):
         """Say whether a host could do all of it, wanted or not."""
         return self.result_class in {None, result_class} and host not in self.failed_hosts and voter not in self.voters
 
-    def fits(self, voter: int, host: HostId) -> bool:
+    def fits(self, voter: int, host: HostId, result_class: str) -> bool:
         """Say whether there is anything in it for a host."""
         return (
             host not in self.failed_hosts
             and voter not in self.voters
-            and (self.wanted > 0 or (bool(self.audits) and voter not in self.auditors))
+            and (self.wanted > 0 or self.has_audit_for(voter, result_class))
         )
+
+    def has_audit_for(self, voter: int, result_class: str) -> bool:
+        """Say whether a voter could look at a part of it: strips are compared within a class alone."""
+        return bool(self.audits) and voter not in self.auditors and self.result_class == result_class
 
 
 def ready_task(
@@ -57,7 +61,7 @@ def ready_task(
                 auditors.add(attempt.voter)
             else:
                 voters.add(attempt.voter)
-                result_class = attempt.result_class
+                result_class = result_class or attempt.result_class  # the first one's
     return ReadyTask(
         number, wanted, made, result_class, frozenset(voters), frozenset(failed_hosts), audits, frozenset(auditors)
     )
@@ -78,6 +82,7 @@ class JobCard(NamedTuple):
     runtime: str
     renderer: str | None  # a version the job is pinned to
     rows: int | None = None  # the height of its pictures, None when they cannot be rendered in parts
+    application: str = ""
 
 
 class JobProgress(NamedTuple):
@@ -165,9 +170,9 @@ class ReadyTasks:
                 if not buckets:
                     del self.buckets[task.result_class]
 
-    def open_tasks(self, result_class: str, most: int | None) -> Iterator[ReadyTask]:
-        """Yield one task of each bucket that results of a class fit into, of at most `most` buckets of each kind."""
-        for pin in (result_class, None):
+    def open_tasks(self, classes: Iterable[str | None], most: int | None) -> Iterator[ReadyTask]:
+        """Yield one task of each bucket of these pins, of at most `most` buckets of each."""
+        for pin in classes:
             for bucket in islice(self.buckets.get(pin, {}).values(), most):
                 yield self.begun[next(iter(bucket))]
 

@@ -31,6 +31,7 @@ from xwgrid.model import (
 )
 from xwgrid.policies import policy_of, uses_standing
 from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks
+from xwgrid.tolerances import Tolerances
 from xwgrid.trust import NEWCOMER, Standing, is_quarantined, is_tested
 from xwgrid.trust import told as told_standing
 from xwgrid.voting import TASKS_A_HOST_MAY_FAIL, Attempt, AuditOrder
@@ -66,6 +67,7 @@ class Choice(NamedTuple):
     is_test: bool = False  # the answer is known
     is_beyond: bool = False  # more than the task asks for
     drawn: bool = True  # by lot; else the task was there for whoever asked
+    pin: str | None = None  # the class that its first replica gave the task; None: this one's
 
 
 # The tasks of a job that want replicas, in order of number, after a number, at most so many.
@@ -101,6 +103,7 @@ class ReadyIndex:
         self._live: dict[JobId, int] = {}  # live leases of each job
         self._live_of: dict[UserId, int] = {}  # and of each requester
         self.answers = KnownAnswers()
+        self.tolerances = Tolerances()
 
     # --- what the coordinator tells it -------------------------------------------------------------------------
 
@@ -352,7 +355,7 @@ class ReadyIndex:
             task = job.begun[key[1]]
             if self._refusal(job, host) is not None or self._class_of(job, host) != task.result_class:
                 continue
-            if task.fits(host.owner, host.host):
+            if task.fits(host.owner, host.host, self._class_of(job, host)):
                 self._lottery.taken(host.owner, key)
                 chosen.append(self._take(job, host, task, drawn=True, now=now))
         return chosen
@@ -392,13 +395,24 @@ class ReadyIndex:
             return f"job {card.job} is for hosts of the class '{card.request.result_class}' alone"
         if job.failures.get(host.host, 0) >= TASKS_A_HOST_MAY_FAIL:
             return f"this host failed {TASKS_A_HOST_MAY_FAIL} tasks of job {card.job} and is kept off it"
-        seen = self._census.seen(program.result_class, card.owner if card.request.private else None)
+        seen = self._seen(job, program.result_class)
+        if seen < job.quorum:
+            alike = self.tolerances.partners(card.application, program.result_class)
+            seen += sum(self._seen(job, each) for each in alike)
         if seen < job.quorum:
             return (
                 f"job {card.job} needs {job.quorum} voters with results of the class "
                 f"'{program.result_class}', and {seen} were seen today"
             )
         return None
+
+    def _pins_alike(self, job: ReadyTasks, result_class: str) -> list[str]:
+        """Return the classes too rare to vote alone, whose results may be compared with those of a class."""
+        partners = self.tolerances.partners(job.card.application, result_class)
+        return [pin for pin in partners if self._seen(job, pin) < job.quorum]
+
+    def _seen(self, job: ReadyTasks, result_class: str) -> int:
+        return self._census.seen(result_class, job.card.owner if job.card.request.private else None)
 
     def _class_of(self, job: ReadyTasks, host: HostCard) -> str:
         return host.programs[job.card.runtime].result_class
@@ -418,22 +432,34 @@ class ReadyIndex:
     def _take(self, job: ReadyTasks, host: HostCard, task: ReadyTask, *, drawn: bool, now: Instant) -> Choice:
         voter, result_class = voter_of(job.card.request, host), self._class_of(job, host)
         audit = None
-        if task.audits and voter not in task.auditors:
+        if task.has_audit_for(voter, result_class):
             audit, *left = task.audits
             after = task._replace(audits=tuple(left), auditors=task.auditors | {voter}, made=task.made + 1)
         else:
             after = task._replace(wanted=task.wanted - 1, voters=task.voters | {voter}, made=task.made + 1)
-        self._put(job, after._replace(result_class=result_class), now)
+        after = after._replace(result_class=task.result_class or result_class)
+        self._put(job, after, now)
         self.answers.known_of(job.card.job, result_class, task.number, after.made, after.voters)
         self._count(job.card, 1)
         number, check = task.made, bool(task.voters)
-        return Choice(job.card, task.number, number, voter, result_class, audit, after.audits, drawn=drawn or not check)
+        return Choice(
+            job.card,
+            task.number,
+            number,
+            voter,
+            result_class,
+            audit,
+            after.audits,
+            drawn=drawn or not check,
+            pin=after.result_class,
+        )
 
     def _begun_for(self, job: ReadyTasks, host: HostCard, voter: int) -> ReadyTask | None:
         # Once there is nothing fresh to turn to, every bucket is looked at.
         most = None if job.exhausted and not job.fresh else BUCKETS_LOOKED_AT
-        for task in job.open_tasks(self._class_of(job, host), most):
-            if task.fits(voter, host.host):
+        result_class = self._class_of(job, host)
+        for task in job.open_tasks((result_class, None, *self._pins_alike(job, result_class)), most):
+            if task.fits(voter, host.host, result_class):
                 return task
         return None
 

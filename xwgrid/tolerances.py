@@ -205,3 +205,25 @@ def _written(bounds: Distance) -> str:
         f"{bounds.share:.1%} of the channels, {bounds.largest:g} of 255 steps and {bounds.block:g} steps of an 8 x 8 "
         "block's mean"
     )
+
+
+class Tolerances:
+    """All that were measured, as the choice and the readers ask for them."""
+
+    def __init__(self, measured_ones: Iterable[Tolerance] = ()) -> None:
+        self._between = {(each.application, each.class_a, each.class_b): each for each in measured_ones}
+        self._partners: dict[tuple[str, str], list[str]] = {}
+        for application, one, other in self._between:
+            self._partners.setdefault((application, one), []).append(other)
+            self._partners.setdefault((application, other), []).append(one)
+
+    def __len__(self) -> int:
+        return len(self._between)
+
+    def between(self, application: str, one: str, other: str) -> Tolerance | None:
+        """Return the tolerance between two classes; None where none was measured, and within one class."""
+        return self._between.get((application, min(one, other), max(one, other)))
+
+    def partners(self, application: str, result_class: str) -> Sequence[str]:
+        """Return the classes whose results may be voted on together with those of a class."""
+        return self._partners.get((application, result_class), ())

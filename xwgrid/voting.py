@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from xwgrid.lifecycle import LIVE
 from xwgrid.model import Cause, Digest, HostId, ReplicaId, ReplicaState, Seconds
+from xwgrid.tolerances import Cast, close_pairs, medoid_groups
 
 # A task that different hosts fail to do is at fault itself: a scene that crashes the renderer, say.
 HOSTS_THAT_MAY_FAIL: Final = 3
@@ -122,15 +123,17 @@ def count(attempts: Sequence[Attempt]) -> Tally:
             if attempt.state is ReplicaState.VOTING:
                 audits.append(attempt)
         elif attempt.state is ReplicaState.VOTING and attempt.fingerprint is not None:
-            supporters[attempt.fingerprint] = supporters.get(attempt.fingerprint, 0) + 1
             voted.add(attempt.voter)
             ballots.append(attempt)
         elif attempt.state in LIVE:
             live += 1
+    candidate = candidates(ballots)
+    for ballot in ballots:
+        supporters[candidate[ballot.replica]] = supporters.get(candidate[ballot.replica], 0) + 1
     disputed = len(supporters) > 1
     total = len(voted)
     for audit in audits:
-        shares = [(ballot.fingerprint, difference(audit, ballot)) for ballot in ballots]
+        shares = [(candidate[ballot.replica], difference(audit, ballot)) for ballot in ballots]
         against = {fingerprint for fingerprint, share in shares if share is not None and share > 0}
         if not against:
             continue
@@ -139,20 +142,39 @@ def count(attempts: Sequence[Attempt]) -> Tally:
             continue  # the owner's own ballot says more
         voted.add(audit.voter)
         total += 1
-        fits = {fingerprint for fingerprint, share in shares if share == 0 and fingerprint is not None} - against
+        fits = {fingerprint for fingerprint, share in shares if share == 0} - against
         if len(fits) == 1:
             supporters[fits.pop()] += 1
     best = max(supporters, key=supporters.__getitem__, default="")
     return Tally(best, supporters.get(best, 0), total, live, disputed)
 
 
+def candidates(ballots: Sequence[Attempt]) -> Mapping[ReplicaId, Digest]:
+    """Return what each ballot is for: its fingerprint, or that of the centre of the group it belongs to.
+
+    Within a class ballots are grouped by fingerprint. Those of several classes are grouped around medoids, by what the
+    readers found alike within the tolerance measured for the two (difference 0).
+    """
+    if len({ballot.result_class for ballot in ballots}) < 2:
+        return {ballot.replica: ballot.fingerprint or "" for ballot in ballots}
+    casts = [Cast(ballot.replica, ballot.result_class, ballot.fingerprint or "") for ballot in ballots]
+    alike = [
+        (one.replica, other.replica)
+        for one in ballots
+        for other in ballots
+        if one.replica < other.replica and one.result_class != other.result_class and difference(one, other) == 0
+    ]
+    groups = medoid_groups([cast.ballot for cast in casts], close_pairs(casts, alike))
+    fingerprint = {cast.ballot: cast.fingerprint for cast in casts}
+    return {member: fingerprint[group.centre] for group in groups for member in group.members}
+
+
 def agreed(attempts: Sequence[Attempt], fingerprint: Digest) -> Agreed:
     """Return the verdict for a candidate: who was right, and who was wrong."""
-    winners: list[ReplicaId] = []
-    losers: list[ReplicaId] = []
-    for attempt in attempts:
-        if attempt.state is ReplicaState.VOTING and attempt.audits is None:
-            (winners if attempt.fingerprint == fingerprint else losers).append(attempt.replica)
+    box = [a for a in attempts if a.state is ReplicaState.VOTING and a.audits is None and a.fingerprint is not None]
+    candidate = candidates(box)
+    winners = [ballot.replica for ballot in box if candidate[ballot.replica] == fingerprint]
+    losers = [ballot.replica for ballot in box if candidate[ballot.replica] != fingerprint]
     canonical = min(winners)
     right = [attempt for attempt in attempts if attempt.replica in winners]
     for attempt in attempts:
@@ -200,4 +222,10 @@ def late_ballot_agrees(attempts: Sequence[Attempt], ballot: Attempt) -> bool | N
     winners = [a for a in attempts if a.state is ReplicaState.AGREED and a.audits is None]
     if ballot.audits is not None:
         return audit_fits(ballot, winners)
-    return any(winner.fingerprint == ballot.fingerprint for winner in winners)
+    if any(winner.fingerprint == ballot.fingerprint for winner in winners):
+        return True
+    # One of another class can be found alike; where no tolerance was measured nothing can be said.
+    across = [difference(ballot, winner) for winner in winners if winner.result_class != ballot.result_class]
+    if any(share == 0 for share in across):
+        return True
+    return False if any(winner.result_class == ballot.result_class for winner in winners) else None

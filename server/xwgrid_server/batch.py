@@ -13,6 +13,7 @@ from xwgrid.model import Audit, Cause, HostId, Instant, JobId, ReplicaId, Replic
 from xwgrid.policies import Lot, policy_of
 from xwgrid.ready_tasks import JobCard
 from xwgrid.scheduling import ReadyIndex
+from xwgrid.tolerances import Tolerances
 from xwgrid.voting import Attempt
 from xwgrid_server.calls import Other, ReadOrder
 from xwgrid_server.reputation import Reputation
@@ -120,13 +121,16 @@ class Batch:
 
     def read_orders(self) -> tuple[ReadOrder, ...]:
         """Return what must be read, each with the results it is to be laid beside."""
-        compared = {(order.job, order.task) for order in self._to_read if _is_compared(self.card(order.job))}
+        across = len(self.index.tolerances) > 0
+        compared = {(order.job, order.task) for order in self._to_read if across or is_audited(self.card(order.job))}
         if not compared:
             return tuple(self._to_read)
         boxes = self._store.boxed(compared)
-        return tuple(
-            order._replace(others=others(order, boxes.get((order.job, order.task), ()))) for order in self._to_read
-        )
+        return tuple(self._beside(order, boxes.get((order.job, order.task), ())) for order in self._to_read)
+
+    def _beside(self, order: ReadOrder, box: Sequence[BoxedResult]) -> ReadOrder:
+        mine = self._rows[order.replica].attempt.result_class
+        return order._replace(others=others(self.card(order.job), order, mine, box, self.index.tolerances))
 
     def changes(self) -> Changes:
         """Return everything to be written."""
@@ -202,17 +206,30 @@ class Batch:
         self.index.counted(job, ended=ended, timed=int(added.get("timed", 0)), seconds=added.get("seconds", 0.0))
 
 
-def others(order: ReadOrder, box: Sequence[BoxedResult]) -> tuple[Other, ...]:
-    """Return the results of a task that one of them is laid beside: an audit beside full ones, these beside all."""
-    fitting = [
-        Other(each.replica, each.files, each.strips)
-        for each in box
-        if each.replica != order.replica and (order.strips is None or each.audits is None)
-    ]
+def others(
+    card: JobCard, order: ReadOrder, result_class: str, box: Sequence[BoxedResult], tolerances: Tolerances
+) -> tuple[Other, ...]:
+    """Return the results of a task that one of `result_class` is laid beside.
+
+    Within its class, in an audited job: an audit beside full results, these beside all. Full results of other classes
+    where a tolerance was measured for the two.
+    """
+    fitting = []
+    for each in box:
+        if each.replica == order.replica:
+            continue
+        if each.result_class == result_class:
+            if is_audited(card) and (order.strips is None or each.audits is None):
+                fitting.append(Other(each.replica, each.files, each.strips))
+        elif order.strips is None and each.audits is None:
+            tolerance = tolerances.between(card.application, result_class, each.result_class)
+            if tolerance is not None:
+                fitting.append(Other(each.replica, each.files, tolerance=tolerance))
     return tuple(fitting[:MOST_OTHERS])
 
 
-def _is_compared(card: JobCard) -> bool:
+def is_audited(card: JobCard) -> bool:
+    """Say whether a job's results are looked at in parts."""
     return isinstance(policy_of(card.request), Audit) and card.rows is not None
 
 

@@ -27,6 +27,7 @@ from xwgrid.model import (
 from xwgrid.ready_tasks import JobCard, pinned
 from xwgrid.scheduling import Choice, HostCard, ReadyIndex
 from xwgrid.splitting import arguments
+from xwgrid.tolerances import Tolerances
 from xwgrid.trust import NEWCOMER, told
 from xwgrid.wire import EndedLease, Lease, WorkAnswer, WorkRequest
 from xwgrid_server.answering import Answer, named, turned_away
@@ -137,6 +138,7 @@ class Coordinator(JobDesk):
         if now >= self._look_from:
             self._look_from = now + LOOK_EVERY
             self._caught = list(self._store.to_audit_again())
+            self._index.tolerances = Tolerances(self._store.tolerances())
         again = self._audit_again(now) if self._caught else Effects()
         due = self._store.due(now, most)
         if not due:
@@ -284,7 +286,7 @@ class Coordinator(JobDesk):
             host=host.host,
             voter=choice.voter,
             result_class=choice.result_class,
-            pinned=pinned(choice.card.request, choice.result_class),
+            pinned=pinned(choice.card.request, choice.pin or choice.result_class),
             leased_at=now,
             next_transition=now + self.lease_seconds,
             audits=None if choice.audit is None else choice.audit.audits,
@@ -345,8 +347,9 @@ class Coordinator(JobDesk):
         for replica in self._store.unread():
             row, files = self._store.result(replica)
             decoded = msgspec.json.decode(files, type=tuple[ResultFile, ...])
-            request, strips = self._card(row.job).request, row.attempt.strips
-            order = ReadOrder(replica, request, row.job, row.task, decoded, strips)
+            card, attempt = self._card(row.job), row.attempt
+            order = ReadOrder(replica, card.request, row.job, row.task, decoded, attempt.strips)
             box = self._store.boxed([(row.job, row.task)]).get((row.job, row.task), ())
-            orders.append(order._replace(others=others(order, box)))
+            beside = others(card, order, attempt.result_class, box, self._index.tolerances)
+            orders.append(order._replace(others=beside))
         return orders

@@ -32,9 +32,11 @@ class JobCards:
                 raise NotFound(f"there is no job {job}", job=job)
             work = row.request.work
             renderer = work.renderer if isinstance(work, BlenderWork) else None
-            runtime = application_of(row.request).runtime
+            application = application_of(row.request)
             if len(self._cards) >= MOST_CARDS:
                 self._cards = {open_job.job: open_job for open_job in self._index.jobs()}
             rows = work.height if isinstance(work, BlenderWork) else None
-            card = self._cards[job] = JobCard(job, row.owner, row.request, row.spec, runtime, renderer, rows)
+            card = self._cards[job] = JobCard(
+                job, row.owner, row.request, row.spec, application.runtime, renderer, rows, application.name
+            )
         return card

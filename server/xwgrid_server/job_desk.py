@@ -11,6 +11,7 @@ from xwgrid.policies import replicas_at_first
 from xwgrid.ready_tasks import JobProgress
 from xwgrid.scheduling import ReadyIndex
 from xwgrid.splitting import task_count
+from xwgrid.tolerances import Tolerances
 from xwgrid.trust import Climate
 from xwgrid_server.answering import Progress
 from xwgrid_server.calls import Entered
@@ -106,6 +107,7 @@ class JobDesk:
         """Read the open jobs, and what the grid has met, anew."""
         self._climate = self._store.climate()
         self._caught = list(self._store.to_audit_again())
+        self._index.tolerances = Tolerances(self._store.tolerances())
         self._next_replica = ReplicaId(self._store.last_replica() + 1)
         self.progress.begin_anew()
         jobs = {card.job for card in self._index.jobs()}

@@ -28,10 +28,12 @@ from xwgrid.model import (
 )
 from xwgrid.policies import replicas_at_first
 from xwgrid.ready_tasks import ReadyTask
+from xwgrid.tolerances import Tolerance
 from xwgrid.trust import Climate, Standing
 from xwgrid.voting import Attempt
 from xwgrid_server import job_store_rows as rows_of
 from xwgrid_server import job_store_sql as sql
+from xwgrid_server import tolerance_store
 from xwgrid_server.batch_rows import numbers, parameter
 from xwgrid_server.database import reading
 from xwgrid_server.store import (
@@ -209,7 +211,8 @@ class SqlStore:
         with reading(self._engine) as connection:
             for row in connection.execute(self._sql.boxed, parameter([_Key(*key) for key in keys])):
                 files = msgspec.json.decode(row.files, type=tuple[ResultFile, ...])
-                found[row.job_id, row.task].append(BoxedResult(ReplicaId(row.id), row.audits, row.strips, files))
+                boxed = BoxedResult(ReplicaId(row.id), row.audits, row.strips, files, row.result_class)
+                found[row.job_id, row.task].append(boxed)
         return found
 
     # --- trust --------------------------------------------------------------------------------------------------
@@ -231,6 +234,10 @@ class SqlStore:
         with reading(self._engine) as connection:
             rows = connection.execute(self._sql.standings, numbers(sorted(hosts)))
             return {HostId(row.host_id): rows_of.standing(row) for row in rows}
+
+    def tolerances(self) -> Sequence[Tolerance]:
+        """Return what was measured between classes."""
+        return tolerance_store.list_tolerances(self._engine)
 
     def climate(self) -> Climate:
         """Return what the grid has met so far."""

@@ -29,6 +29,7 @@ from xwgrid.model import (
     UserId,
 )
 from xwgrid.ready_tasks import ReadyTask
+from xwgrid.tolerances import Tolerance
 from xwgrid.trust import NEWCOMER, Climate, Standing
 from xwgrid.voting import Attempt, AuditOrder
 
@@ -81,6 +82,7 @@ class BoxedResult(NamedTuple):
     audits: ReplicaId | None
     strips: str | None
     files: tuple[ResultFile, ...]
+    result_class: str
 
 
 class JobRow(NamedTuple):
@@ -288,6 +290,9 @@ class Store(Protocol):
 
     def standings(self, hosts: Collection[HostId]) -> Mapping[HostId, Standing]:
         """Return how hosts stand; new ones are left out."""
+
+    def tolerances(self) -> Sequence[Tolerance]:
+        """Return what was measured between classes."""
 
     def climate(self) -> Climate:
         """Return what the grid has met so far."""
