@@ -29,7 +29,7 @@ MOST_DRAWS: Final = 3  # times that offers of one task may run out
 REMINDER: Final[Seconds] = 30.0
 LONGEST_REMINDER: Final[Seconds] = 3_600.0
 # Owners looked at for one that has the scene loaded, or is proven; and for one that may have it at all.
-_LOOKED_AT: Final = 4
+_LOOKED_AT: Final = 8
 _MOST_LOOKED_AT: Final = 24
 
 Key: TypeAlias = tuple[JobId, TaskNumber]

@@ -174,7 +174,11 @@ def agreed(attempts: Sequence[Attempt], fingerprint: Digest) -> Agreed:
     box = [a for a in attempts if a.state is ReplicaState.VOTING and a.audits is None and a.fingerprint is not None]
     candidate = candidates(box)
     winners = [ballot.replica for ballot in box if candidate[ballot.replica] == fingerprint]
-    losers = [ballot.replica for ballot in box if candidate[ballot.replica] != fingerprint]
+    # That a result is not alike another class's says nothing against it: only those of a class that won can lose.
+    classes = {ballot.result_class for ballot in box if candidate[ballot.replica] == fingerprint}
+    losers = [
+        ballot.replica for ballot in box if candidate[ballot.replica] != fingerprint and ballot.result_class in classes
+    ]
     canonical = min(winners)
     right = [attempt for attempt in attempts if attempt.replica in winners]
     for attempt in attempts:

@@ -152,7 +152,7 @@ class Verdicts:
         box = {a.replica: a for a in attempts if a.state is ReplicaState.VOTING}
         accused: dict[ReplicaId, Attempt] = {}
         ballots = [a for a in box.values() if a.audits is None]
-        if len({ballot.fingerprint for ballot in ballots}) > 1:
+        if len({ballot.result_class for ballot in ballots}) == 1 and len({b.fingerprint for b in ballots}) > 1:
             accused.update({ballot.replica: ballot for ballot in ballots})
         for audit in box.values():
             if audit.audits is not None:

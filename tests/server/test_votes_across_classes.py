@@ -98,7 +98,10 @@ def test_results_alike_within_the_tolerance_are_one_candidate(grid: TwoClasses) 
 
 
 def test_a_lie_is_outvoted_across_classes(grid: TwoClasses) -> None:
-    """What lies outside the tolerance finds nobody on its side: a third host decides."""
+    """What lies outside the tolerance finds nobody on its side: a third host decides.
+
+    It is not blamed: honest results of two classes may lie further apart than was measured.
+    """
     grid.measure()
     job = grid.submit(picture_job(1, Fixed()))
     first, second = grid.take(1), grid.take(2)
@@ -108,7 +111,7 @@ def test_a_lie_is_outvoted_across_classes(grid: TwoClasses) -> None:
     grid.paint(3, grid.take(3), ROUNDED)
     done = grid.task(job)
     assert done.state is TaskState.AGREED
-    assert [replica.state.value for replica in done.replicas] == ["outvoted", "agreed", "agreed"]
+    assert [replica.state.value for replica in done.replicas] == ["cancelled", "agreed", "agreed"]
 
 
 def test_a_class_that_can_vote_alone_stays_by_itself(grid: TwoClasses) -> None:
