@@ -9,6 +9,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xwgrid.eligibility import HostCard
 from xwgrid.model import (
     BlenderWork,
     Count,
@@ -23,7 +24,7 @@ from xwgrid.model import (
     UserId,
 )
 from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask
-from xwgrid.scheduling import Choice, HostCard, ReadyIndex
+from xwgrid.scheduling import Choice, ReadyIndex
 from xwgrid.splitting import task_count
 
 NOW = 1_000_000.0
@@ -78,6 +79,9 @@ class ManySeen:
 
     def is_proven(self, _owner: UserId) -> bool:
         return False
+
+    def is_tested(self, _owner: UserId) -> bool:
+        return True
 
 
 def index(source: Tasks, *cards: JobCard, window: int = 1_000) -> ReadyIndex:

@@ -12,46 +12,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from random import Random
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from xwgrid.drawing import LEAST_OWNERS, Key, Lottery, Owners, Reminders, Wish
+from xwgrid.drawing import LEAST_OWNERS, Key, Lottery, Reminders, Wish
+from xwgrid.eligibility import Census, Eligibility, HostCard, voter_of
 from xwgrid.known_answers import SEATS, KnownAnswer, KnownAnswers
 from xwgrid.lifecycle import KEEPS_OTHERS_OUT
 from xwgrid.model import (
     Credibility,
-    Digest,
     HostId,
     Instant,
     JobId,
-    JobRequest,
-    Program,
     Seconds,
     TaskNumber,
     UserId,
 )
 from xwgrid.policies import policy_of, uses_standing
 from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks
-from xwgrid.tolerances import Tolerances
-from xwgrid.trust import NEWCOMER, Standing, is_quarantined, is_tested
+from xwgrid.trust import is_quarantined, is_tested
 from xwgrid.trust import told as told_standing
-from xwgrid.voting import TASKS_A_HOST_MAY_FAIL, Attempt, AuditOrder
+from xwgrid.voting import Attempt, AuditOrder
 
 WINDOW: Final = 1_000
 # Buckets a host looks at before it turns to fresh tasks. A voter is in few of them, so the first few nearly always fit.
 BUCKETS_LOOKED_AT: Final = 64
 # A host that has a job's scene loaded counts as this many leases less for the job's owner: a scene load is worth that.
 LOADED_BONUS: Final = 2
-
-
-class HostCard(NamedTuple):
-    """What the choice needs to know of a host."""
-
-    host: HostId
-    owner: UserId
-    programs: Mapping[str, Program]  # by runtime
-    loaded: frozenset[Digest] = frozenset()
-    standing: Standing = NEWCOMER
-    has_frame: bool = False  # it holds the lease of a full replica
 
 
 class Choice(NamedTuple):
@@ -72,13 +58,6 @@ class Choice(NamedTuple):
 
 # The tasks of a job that want replicas, in order of number, after a number, at most so many.
 Source: TypeAlias = Callable[[JobId, int, int], Sequence[ReadyTask]]
-
-
-class Census(Owners, Protocol):
-    """Who was seen lately."""
-
-    def seen(self, result_class: str, owner: UserId | None) -> int:
-        """Return how many owners have hosts of a class (given an owner: how many hosts it has), seen today."""
 
 
 class ReadyIndex:
@@ -103,7 +82,7 @@ class ReadyIndex:
         self._live: dict[JobId, int] = {}  # live leases of each job
         self._live_of: dict[UserId, int] = {}  # and of each requester
         self.answers = KnownAnswers()
-        self.tolerances = Tolerances()
+        self.eligible = Eligibility(census)
 
     # --- what the coordinator tells it -------------------------------------------------------------------------
 
@@ -278,7 +257,7 @@ class ReadyIndex:
             return "there is no open job"
         reasons: dict[str, None] = {}
         for job in islice(self._jobs.values(), 20):
-            refusal = self._refusal(job, host)
+            refusal = self.eligible.refusal(job, host)
             reasons[
                 refusal or "every open task is taken, or was voted on by this host's owner, or failed on this host"
             ] = None
@@ -287,16 +266,16 @@ class ReadyIndex:
     def _fitting(self, host: HostCard) -> ReadyTasks | None:
         """Return a public job that goes by standing and that this host could have work of."""
         jobs = (job for job in self._jobs.values() if uses_standing(job.card.request) and not job.card.request.private)
-        return next((job for job in jobs if self._refusal(job, host) is None), None)
+        return next((job for job in jobs if self.eligible.refusal(job, host) is None), None)
 
     def _first_task(self, host: HostCard, fitting: ReadyTasks, now: Instant) -> Choice | None:
         """Return what a new host begins with: a known answer, what others are at, or a fresh or begun task."""
-        result_class = self._class_of(fitting, host)
+        result_class = self.eligible.class_of(fitting, host)
         known = self.answers.take(host.host, host.owner, result_class, self._jobs)
         beside = known or self.answers.join_nursery(host.host, host.owner, result_class, self._jobs)
         if beside is not None:
             return self._beyond(beside, host, now, is_test=known is not None)
-        jobs = [job for job in self._in_order(host, now) if self._refusal(job, host) is None]
+        jobs = [job for job in self._in_order(host, now) if self.eligible.refusal(job, host) is None]
         for job in jobs:
             while not job.fresh and not job.exhausted:
                 self._refill(job, now)
@@ -312,9 +291,11 @@ class ReadyIndex:
             return choice
         # Nothing fresh is left, and nobody else may be here to check what is begun.
         for job in self._jobs.values():
-            if uses_standing(job.card.request) and self._refusal(job, host) is None:
+            if uses_standing(job.card.request) and self.eligible.refusal(job, host) is None:
                 for begun in job.begun.values():
-                    if len(begun.voters) < SEATS and begun.suits(host.owner, host.host, self._class_of(job, host)):
+                    if len(begun.voters) < SEATS and begun.suits(
+                        host.owner, host.host, self.eligible.class_of(job, host)
+                    ):
                         seat = KnownAnswer(job.card, begun.number, begun.made, result_class, begun.voters)
                         self.answers.begin(host.host, job.card.job)
                         return self._beyond(seat, host, now)
@@ -323,7 +304,7 @@ class ReadyIndex:
     def _beyond(self, answer: KnownAnswer, host: HostCard, now: Instant, *, is_test: bool = False) -> Choice:
         """Return a replica of a task more than it asks for."""
         job = self._jobs[answer.card.job]
-        result_class = self._class_of(job, host)
+        result_class = self.eligible.class_of(job, host)
         begun = job.begun.get(answer.task)
         if begun is not None:
             voters = begun.voters | {host.owner}
@@ -353,9 +334,9 @@ class ReadyIndex:
                 break
             job = self._jobs[key[0]]
             task = job.begun[key[1]]
-            if self._refusal(job, host) is not None or self._class_of(job, host) != task.result_class:
+            if self.eligible.refusal(job, host) is not None or self.eligible.class_of(job, host) != task.result_class:
                 continue
-            if task.fits(host.owner, host.host, self._class_of(job, host)):
+            if task.fits(host.owner, host.host, self.eligible.class_of(job, host)):
                 self._lottery.taken(host.owner, key)
                 chosen.append(self._take(job, host, task, drawn=True, now=now))
         return chosen
@@ -380,45 +361,8 @@ class ReadyIndex:
         in_time = not job.is_late(self._live.get(job.card.job, 0), now)
         return (-job.card.request.priority, in_time, live - bonus, job.card.job)
 
-    def _refusal(self, job: ReadyTasks, host: HostCard) -> str | None:
-        card = job.card
-        if card.request.private and card.owner != host.owner:
-            return "the open jobs are private to their owners' own hosts"
-        if not card.request.private and card.owner == host.owner:
-            return f"job {card.job} is its owner's own and public: others' hosts do it, unless it is made private"
-        program = host.programs.get(card.runtime)
-        if program is None:
-            return f"the open jobs need the runtime '{card.runtime}', which this host has not got"
-        if card.renderer is not None and not _version_fits(program.version, card.renderer):
-            return f"a job is pinned to {card.runtime} {card.renderer}, this host has {program.version}"
-        if card.request.result_class is not None and card.request.result_class != program.result_class:
-            return f"job {card.job} is for hosts of the class '{card.request.result_class}' alone"
-        if job.failures.get(host.host, 0) >= TASKS_A_HOST_MAY_FAIL:
-            return f"this host failed {TASKS_A_HOST_MAY_FAIL} tasks of job {card.job} and is kept off it"
-        seen = self._seen(job, program.result_class)
-        if seen < job.quorum:
-            alike = self.tolerances.partners(card.application, program.result_class)
-            seen += sum(self._seen(job, each) for each in alike)
-        if seen < job.quorum:
-            return (
-                f"job {card.job} needs {job.quorum} voters with results of the class "
-                f"'{program.result_class}', and {seen} were seen today"
-            )
-        return None
-
-    def _pins_alike(self, job: ReadyTasks, result_class: str) -> list[str]:
-        """Return the classes too rare to vote alone, whose results may be compared with those of a class."""
-        partners = self.tolerances.partners(job.card.application, result_class)
-        return [pin for pin in partners if self._seen(job, pin) < job.quorum]
-
-    def _seen(self, job: ReadyTasks, result_class: str) -> int:
-        return self._census.seen(result_class, job.card.owner if job.card.request.private else None)
-
-    def _class_of(self, job: ReadyTasks, host: HostCard) -> str:
-        return host.programs[job.card.runtime].result_class
-
     def _from_job(self, job: ReadyTasks, host: HostCard, now: Instant) -> Choice | None:
-        if self._refusal(job, host) is not None:
+        if self.eligible.refusal(job, host) is not None:
             return None
         voter = voter_of(job.card.request, host)
         task = self._begun_for(job, host, voter)
@@ -430,7 +374,7 @@ class ReadyIndex:
         return None if task is None else self._take(job, host, task, drawn=False, now=now)
 
     def _take(self, job: ReadyTasks, host: HostCard, task: ReadyTask, *, drawn: bool, now: Instant) -> Choice:
-        voter, result_class = voter_of(job.card.request, host), self._class_of(job, host)
+        voter, result_class = voter_of(job.card.request, host), self.eligible.class_of(job, host)
         audit = None
         if task.has_audit_for(voter, result_class):
             audit, *left = task.audits
@@ -457,8 +401,8 @@ class ReadyIndex:
     def _begun_for(self, job: ReadyTasks, host: HostCard, voter: int) -> ReadyTask | None:
         # Once there is nothing fresh to turn to, every bucket is looked at.
         most = None if job.exhausted and not job.fresh else BUCKETS_LOOKED_AT
-        result_class = self._class_of(job, host)
-        for task in job.open_tasks((result_class, None, *self._pins_alike(job, result_class)), most):
+        result_class = self.eligible.class_of(job, host)
+        for task in job.open_tasks((result_class, None, *self.eligible.pins_alike(job, result_class)), most):
             if task.fits(voter, host.host, result_class):
                 return task
         return None
@@ -468,13 +412,3 @@ class ReadyIndex:
         job.exhausted = len(tasks) < self._window
         for begun in job.refill(tasks):
             self._put(job, begun, now)
-
-
-def voter_of(request: JobRequest, host: HostCard) -> int:
-    """Return who votes: the host's owner, or in a private job the host itself (negative, so that they never meet)."""
-    return -host.host if request.private else host.owner
-
-
-def _version_fits(version: str, pinned: str) -> bool:
-    """Say whether `version` (4.5.15) is of the pinned series (4.5)."""
-    return version.split(".")[: len(pinned.split("."))] == pinned.split(".")

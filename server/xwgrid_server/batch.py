@@ -121,7 +121,7 @@ class Batch:
 
     def read_orders(self) -> tuple[ReadOrder, ...]:
         """Return what must be read, each with the results it is to be laid beside."""
-        across = len(self.index.tolerances) > 0
+        across = len(self.index.eligible.tolerances) > 0
         compared = {(order.job, order.task) for order in self._to_read if across or is_audited(self.card(order.job))}
         if not compared:
             return tuple(self._to_read)
@@ -130,7 +130,7 @@ class Batch:
 
     def _beside(self, order: ReadOrder, box: Sequence[BoxedResult]) -> ReadOrder:
         mine = self._rows[order.replica].attempt.result_class
-        return order._replace(others=others(self.card(order.job), order, mine, box, self.index.tolerances))
+        return order._replace(others=others(self.card(order.job), order, mine, box, self.index.eligible.tolerances))
 
     def changes(self) -> Changes:
         """Return everything to be written."""

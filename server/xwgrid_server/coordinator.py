@@ -12,6 +12,7 @@ from random import Random
 import msgspec
 
 from xwgrid.drawing import Lots
+from xwgrid.eligibility import HostCard
 from xwgrid.errors import GridError
 from xwgrid.lifecycle import ReplicaEvent
 from xwgrid.model import (
@@ -25,7 +26,7 @@ from xwgrid.model import (
     TaskNumber,
 )
 from xwgrid.ready_tasks import JobCard, pinned
-from xwgrid.scheduling import Choice, HostCard, ReadyIndex
+from xwgrid.scheduling import Choice, ReadyIndex
 from xwgrid.splitting import arguments
 from xwgrid.tolerances import Tolerances
 from xwgrid.trust import NEWCOMER, told
@@ -138,7 +139,7 @@ class Coordinator(JobDesk):
         if now >= self._look_from:
             self._look_from = now + LOOK_EVERY
             self._caught = list(self._store.to_audit_again())
-            self._index.tolerances = Tolerances(self._store.tolerances())
+            self._index.eligible.tolerances = Tolerances(self._store.tolerances())
         again = self._audit_again(now) if self._caught else Effects()
         due = self._store.due(now, most)
         if not due:
@@ -350,6 +351,6 @@ class Coordinator(JobDesk):
             card, attempt = self._card(row.job), row.attempt
             order = ReadOrder(replica, card.request, row.job, row.task, decoded, attempt.strips)
             box = self._store.boxed([(row.job, row.task)]).get((row.job, row.task), ())
-            beside = others(card, order, attempt.result_class, box, self._index.tolerances)
+            beside = others(card, order, attempt.result_class, box, self._index.eligible.tolerances)
             orders.append(order._replace(others=beside))
         return orders

@@ -107,7 +107,7 @@ class JobDesk:
         """Read the open jobs, and what the grid has met, anew."""
         self._climate = self._store.climate()
         self._caught = list(self._store.to_audit_again())
-        self._index.tolerances = Tolerances(self._store.tolerances())
+        self._index.eligible.tolerances = Tolerances(self._store.tolerances())
         self._next_replica = ReplicaId(self._store.last_replica() + 1)
         self.progress.begin_anew()
         jobs = {card.job for card in self._index.jobs()}
