@@ -40,8 +40,8 @@ START: Final[Instant] = 1_800_000_000.0
 # How often it is looked whether jobs are to be handed in, and how things stand.
 LOOKS_EVERY: Final[Seconds] = 10.0
 SAMPLES_EVERY: Final[Seconds] = 300.0
-# Hosts that were set aside come back after a day or more; if nothing ends for longer than this, nothing ever will.
-GIVES_UP_AFTER: Final[Seconds] = 30 * 86_400.0
+# Hosts that are set aside come back after some days; if no job ends for longer than this, none ever will.
+GIVES_UP_AFTER: Final[Seconds] = 10 * 86_400.0
 
 
 class Simulation:
@@ -191,7 +191,7 @@ class Simulation:
             self._sample(now)
         if now - self._ended_at > GIVES_UP_AFTER:
             left = ", ".join(str(job) for job in list(self._stream_of)[:5])
-            raise Unavailable(f"no job of the scenario has ended for a month; among those that are open: {left}")
+            raise Unavailable(f"no job of the scenario has ended for ten days; among those that are open: {left}")
 
     def _open_frames(self, stream: Stream) -> int:
         return sum(job.frames - self._store.ended_tasks(job.number) for job in stream.open.values())
