@@ -8,8 +8,8 @@ import msgspec
 
 from xwgrid import trust
 from xwgrid.applications.registry import application_of
-from xwgrid.model import HostId, Instant, Seconds
-from xwgrid.policies import uses_standing
+from xwgrid.model import Boinc, HostId, Instant, Seconds
+from xwgrid.policies import policy_of, uses_standing
 from xwgrid.ready_tasks import JobCard
 from xwgrid.trust import NEWCOMER, Caught, Climate, Grid, Standing
 from xwgrid.voting import Attempt
@@ -41,17 +41,19 @@ class Reputation:
 
         `checked` says whether anybody but its own host looked at it. A private job earns its hosts nothing.
         """
-        if card.request.private or attempt.credit > 0:
+        # BOINC's rule counts results that nobody looked at, too.
+        counts = checked or isinstance(policy_of(card.request), Boinc)
+        if card.request.private or attempt.credit > 0 or not counts:
             return None
         share = trust.share_of_frame(attempt.strips)
         units = trust.worth(attempt.seconds, share) if checked else 0.0
         before = self.of(attempt.host)
         after = trust.after_valid(before, units, card.owner, test=checked and attempt.audits is None)
         self._change(attempt.host, after)
-        if attempt.audits is None and checked:
-            self._met_result(before)
         if not checked:
             return None
+        if attempt.audits is None:
+            self._met_result(before)
         credit = (mean_seconds or attempt.seconds) * share
         self._credit(card, attempt.host, credit, 1)
         return credit
