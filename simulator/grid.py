@@ -15,7 +15,7 @@ from xwgrid_server.coordinator import Coordinator
 
 from simulator.agenda import Agenda
 from simulator.chance import mixed
-from simulator.contents import difference, fingerprint
+from simulator.contents import alike, difference, fingerprint
 from simulator.hosts import SimulatedHost, make_hosts
 from simulator.jobs import SimulatedJob, Stream, simulated, streams
 from simulator.memory_store import MemoryStore
@@ -26,6 +26,7 @@ from simulator.volunteers import Volunteers, World
 from simulator.waiting import Waiting
 from xwgrid.errors import Unavailable
 from xwgrid.model import Instant, JobId, Seconds
+from xwgrid.tolerances import LEAST_SAMPLES, MARGIN, WIDEST, Tolerance
 from xwgrid.trust import Standing
 from xwgrid.wire import WorkRequest
 
@@ -67,6 +68,8 @@ class Simulation:
             self._hosts.append(host)
             self._store.add_host(host.number, host.owner, host.facts, PROVEN if host.group.proven else None)
             self._volunteers.at(host, START + random.random() * host.group.joins_within_seconds)
+        for pair in scenario.tolerances:
+            self._store.measured(_tolerance(*sorted(pair)))
         terms = LeaseTerms(heartbeat_seconds=scenario.server.heartbeat_seconds)
         self._coordinator = Coordinator(self._store, terms, START, Random(mixed(scenario.seed, 2)))
 
@@ -146,9 +149,9 @@ class Simulation:
         self._follow(served.effects)
 
     def _timed(self, step: Callable[[], T]) -> T:
-        began = time.process_time()
+        began = time.perf_counter()
         made = step()
-        self._in_coordinator += time.process_time() - began
+        self._in_coordinator += time.perf_counter() - began
         return made
 
     def _follow(self, effects: Effects) -> None:
@@ -169,8 +172,11 @@ class Simulation:
         differences = {}
         for other in order.others:
             beside = made[other.replica]
-            strips = beside.strips if making.strips is None else making.strips
-            differences[other.replica] = difference(making.content, beside.content, height, strips)
+            if other.tolerance is None:
+                strips = beside.strips if making.strips is None else making.strips
+                differences[other.replica] = difference(making.content, beside.content, height, strips)
+            elif alike(making.content, beside.content):
+                differences[other.replica] = 0.0
         if making.strips is None:
             return Reading(order.replica, fingerprint(making.content, order.job, order.task), differences)
         return Reading(order.replica, f"{order.replica:064x}", differences)
@@ -257,11 +263,26 @@ class Simulation:
             cost=Cost(
                 wall_seconds=wall,
                 processor_seconds=processor,
-                coordinator_seconds=self._in_coordinator,
+                coordinator_share=self._in_coordinator / wall,
                 microseconds_per_replica=1e6 * processor / max(1, replicas),
                 peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024,
             ),
         )
+
+
+def _tolerance(class_a: str, class_b: str) -> Tolerance:
+    """Return a tolerance between two classes; how close is close the simulated contents say."""
+    return Tolerance(
+        application="blender",
+        class_a=class_a,
+        class_b=class_b,
+        share=WIDEST.share,
+        largest=WIDEST.largest,
+        block=WIDEST.block,
+        measured_at=START,
+        samples=LEAST_SAMPLES,
+        margin=MARGIN,
+    )
 
 
 def simulate(scenario: Scenario) -> SimulationReport:

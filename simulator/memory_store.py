@@ -59,6 +59,7 @@ class MemoryStore(MemoryJobs):
         self._hosts: dict[HostId, HostRow] = {}
         self._uploaded: dict[ReplicaId, frozenset[Digest]] = {}
         self._standings: dict[HostId, Standing] = {}
+        self._tolerances: dict[tuple[str, str, str], Tolerance] = {}
         self._climate = Climate()
         self._last_replica = 0
         # When leases run out, soonest first. A lease that was renewed, or has ended, is found out when its time comes.
@@ -73,6 +74,10 @@ class MemoryStore(MemoryJobs):
         if standing is not None:
             self._standings[host] = standing
         self._hosts[host] = HostRow(host, owner, "active", "", None, facts, standing or NEWCOMER)
+
+    def measured(self, tolerance: Tolerance) -> None:
+        """Take what was measured between two classes, in place of what was there."""
+        self._tolerances[tolerance.application, tolerance.class_a, tolerance.class_b] = tolerance
 
     def arrived(self, replica: ReplicaId, digests: frozenset[Digest]) -> None:
         """Note that a replica's files were uploaded, until it is reported."""
@@ -304,8 +309,8 @@ class MemoryStore(MemoryJobs):
         return {host: self._standings[host] for host in hosts if host in self._standings}
 
     def tolerances(self) -> Sequence[Tolerance]:
-        """Return what was measured between classes: nothing, in a simulation."""
-        return ()
+        """Return what was measured between classes."""
+        return [self._tolerances[key] for key in sorted(self._tolerances)]
 
     def climate(self) -> Climate:
         """Return what the grid has met so far."""

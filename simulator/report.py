@@ -54,7 +54,7 @@ class Cost(Struct, frozen=True, kw_only=True):
 
     wall_seconds: Seconds
     processor_seconds: Seconds
-    coordinator_seconds: Seconds  # of these, in the coordinator and its store
+    coordinator_share: float  # of the time, in the coordinator and its store
     microseconds_per_replica: float  # of the processor's time
     peak_memory_bytes: int
 

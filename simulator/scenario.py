@@ -112,6 +112,8 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 1
     policy: Policy = Audit()
     lie_share: Annotated[float, Meta(ge=0.0001, le=1)] = 0.05  # of the picture's height, in one piece
+    # Classes between which a tolerance was measured: honest results of the two are alike, lies are not.
+    tolerances: Annotated[tuple[tuple[ShortText, ShortText], ...], Meta(max_length=1_000)] = ()
     hosts: Annotated[tuple[Hosts, ...], Meta(min_length=1, max_length=100)]
     jobs: Annotated[tuple[Jobs, ...], Meta(min_length=1, max_length=100)]
     costs: Costs = Costs()

@@ -36,9 +36,7 @@ class Tally:
         self.jobs: list[SimulatedJob] = []
         self.first_frames: list[Seconds] = []
         self.samples: list[Sample] = []
-        self._minute = 0
-        self._calls_this_minute = 0
-        self._most_calls = 0
+        self._calls_in: dict[int, int] = {}  # by minute
         self._speed_there = 0.0  # of the hosts that are there
         self._capacity = 0.0  # what they could have done by now, in seconds of a host of speed 1
         self._capacity_at = start
@@ -49,10 +47,12 @@ class Tally:
         """Count calls that hosts made."""
         self.calls += calls
         minute = int((now - self._start) // _MINUTE)
-        if minute != self._minute:
-            self._minute, self._calls_this_minute = minute, 0
-        self._calls_this_minute += calls
-        self._most_calls = max(self._most_calls, self._calls_this_minute)
+        self._calls_in[minute] = self._calls_in.get(minute, 0) + calls
+
+    def held(self, since: Instant, every: Seconds, now: Instant) -> None:
+        """Count how often a call that was held was repeated meanwhile."""
+        for number in range(1, int((now - since) / every) + 1):
+            self.called(1, since + number * every)
 
     def there(self, speed: float, now: Instant) -> None:
         """Count a host that came, or with a speed below 0 one that left."""
@@ -143,7 +143,7 @@ class Tally:
             deadlines_met_share=met / len(promised) if promised else None,
             calls=self.calls,
             calls_per_second=self.calls / makespan,
-            most_calls_per_second=self._most_calls / _MINUTE,
+            most_calls_per_second=max(self._calls_in.values(), default=0) / _MINUTE,
             reopened=self.reopened,
             changed_verdicts=self.changed,
             liars=len(liars),

@@ -105,7 +105,7 @@ class Volunteers:
         """End a host's held call, if it has one, and count how often it was repeated meanwhile."""
         held_since = self._waiting.release(host)
         if held_since is not None:
-            self._tally.called(int((now - held_since) / self._server.ask_again_seconds), now)
+            self._tally.held(held_since, self._server.ask_again_seconds, now)
 
     def stop(self, host: SimulatedHost, now: Instant) -> None:
         """End the simulation for a host: count what it did of what it has in hand."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import msgspec
 from sqlalchemy import Engine, insert
 from xwgrid_schema.tables import blobs, hosts, replica_blobs, users
+from xwgrid_server import tolerance_store
 from xwgrid_server.job_store import SqlStore
 from xwgrid_server.store import (
     Changes,
@@ -28,6 +29,7 @@ from xwgrid_server.store import (
 from simulator.memory_store import MemoryStore
 from tests.server.small_grid import SPEC, digest_job
 from xwgrid.model import Digest, HostFacts, HostId, JobId, ReplicaId, ReplicaState, TaskState, UserId
+from xwgrid.tolerances import Tolerance
 from xwgrid.trust import NEWCOMER
 from xwgrid.voting import Attempt
 
@@ -47,6 +49,9 @@ class Surroundings(Protocol):
 
     def arrived(self, replica: ReplicaId, job: JobId, digests: Sequence[Digest], /) -> None:
         """Take in the files of a replica's result."""
+
+    def measured(self, tolerance: Tolerance) -> None:
+        """Keep what was measured between two classes."""
 
 
 @dataclass
@@ -82,6 +87,10 @@ class InSql:
             with self.engine.begin() as connection:
                 connection.execute(insert(replica_blobs).values(replica_id=replica, digest=digest, job_id=job))
 
+    def measured(self, tolerance: Tolerance) -> None:
+        """Keep what was measured between two classes."""
+        tolerance_store.keep(self.engine, tolerance)
+
 
 @dataclass
 class InMemory:
@@ -96,6 +105,10 @@ class InMemory:
     def arrived(self, replica: ReplicaId, _job: JobId, digests: Sequence[Digest], /) -> None:
         """Take in the files of a replica's result."""
         self.store.arrived(replica, frozenset(digests))
+
+    def measured(self, tolerance: Tolerance) -> None:
+        """Keep what was measured between two classes."""
+        self.store.measured(tolerance)
 
 
 @dataclass

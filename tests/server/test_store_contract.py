@@ -32,6 +32,7 @@ from tests.server.stored_grid import (
 )
 from xwgrid.errors import Conflict, NotFound
 from xwgrid.model import Cause, HostId, JobId, JobState, ReplicaId, ReplicaState, ResultFile, TaskNumber, TaskState
+from xwgrid.tolerances import Tolerance
 from xwgrid.trust import Climate
 from xwgrid.voting import AuditOrder
 
@@ -420,6 +421,7 @@ def test_boxed_results_were_read(grid: StoredGrid) -> None:
     boxed = grid.store.boxed([(job, TaskNumber(0)), (job, TaskNumber(1))])
     assert [each.replica for each in boxed[job, TaskNumber(0)]] == [*replicas[:3], audit]
     assert boxed[job, TaskNumber(0)][0].files == FILES
+    assert {each.result_class for each in boxed[job, TaskNumber(0)]} == {"python any"}
     assert [(each.audits, each.strips) for each in boxed[job, TaskNumber(0)]][2:] == [
         (None, None),
         (replicas[0], "12+2"),
@@ -480,6 +482,15 @@ def test_operators_word_is_not_written_over(grid: StoredGrid) -> None:
     grid.save(standings=[stands(3, valid=1)])
     grid.save(standings=[stands(3, valid=2, edition=7)])
     assert grid.store.standings([HostId(3)])[HostId(3)].valid == 1
+
+
+def test_tolerances_are_told(grid: StoredGrid) -> None:
+    """What was measured between classes is told, the newest of each two, by application and classes."""
+    assert list(grid.store.tolerances()) == []
+    measured = [_tolerance("avx2", "sse", 1.0), _tolerance("avx2", "neon", 2.0), _tolerance("avx2", "sse", 3.0)]
+    for each in measured:
+        grid.around.measured(each)
+    assert list(grid.store.tolerances()) == [measured[1], measured[2]]
 
 
 def test_climate_is_kept(grid: StoredGrid) -> None:
@@ -637,6 +648,7 @@ def test_nothing_is_there_at_first(grid: StoredGrid) -> None:
     assert grid.store.last_replica() == 0
     assert grid.store.unread() == []
     assert grid.store.due(NOW, 10) == []
+    assert grid.store.to_audit_again() == []
     assert grid.store.unfinished_jobs() == []
     assert set(grid.store.load([HostId(number) for number in range(1, HOSTS + 1)], []).hosts) == set(
         range(1, HOSTS + 1)
@@ -649,3 +661,18 @@ def _ids(grid: StoredGrid, now: float, most: int = 100) -> list[ReplicaId]:
 
 def _renewal(replica: ReplicaId, until: float, call: int) -> Renewal:
     return Renewal(id=replica, next_transition=until, acknowledged_call=call)
+
+
+def _tolerance(class_a: str, class_b: str, largest: float) -> Tolerance:
+    return Tolerance(
+        application="blender",
+        class_a=class_a,
+        class_b=class_b,
+        share=0.01,
+        largest=largest,
+        block=0.5,
+        measured_at=NOW,
+        samples=24,
+        margin=2.0,
+        excepted=("hair",),
+    )

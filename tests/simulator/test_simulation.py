@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from xwgrid_server.settings import Settings
 
 from simulator.grid import simulate
-from simulator.scenario import Availability, Costs, Hosts, Jobs, Server
+from simulator.scenario import ONE_CLASS, Availability, Costs, Hosts, Jobs, Server
 from simulator.tally import fairness
 from tests.simulator.small import FIXED, HONEST, JOBS, figures, scenario
 from xwgrid.errors import Unavailable
@@ -114,6 +114,20 @@ def test_rare_classes_do_not_hold_a_job_up() -> None:
     mixed = replace(HONEST, count=30, classes={"avx2": 20.0, "sse": 10.0, "neon": 0.3})
     found = figures(mixed, policy=FIXED)
     assert (found.accepted, found.wrong_accepted) == (TASKS, 0)
+
+
+def test_host_that_is_alone_of_its_class_works_by_a_tolerance() -> None:
+    """Votes of two classes mix where a tolerance was measured; elsewhere a host alone of its class gets nothing."""
+    two = scenario(
+        replace(HONEST, count=1),
+        replace(HONEST, name="alone", count=1, classes={"neon": 1.0}),
+        jobs=(Jobs(count=1, frames=4),),
+        policy=FIXED,
+    )
+    with pytest.raises(Unavailable):
+        simulate(two)
+    measured = simulate(replace(two, tolerances=((ONE_CLASS, "neon"),))).figures
+    assert (measured.accepted, measured.replicas_per_task, measured.wrong_accepted) == (4, 2.0, 0)
 
 
 def test_hopeless_tasks_are_given_up() -> None:
