@@ -309,15 +309,14 @@ def told(standing: Standing, now: Instant) -> str:
     """Return, in one sentence, how a host stands and why."""
     if is_quarantined(standing, now) and standing.quarantined_until is not None:
         hours = (standing.quarantined_until - now) / 3_600
-        why = standing.reason or f"{standing.wrong} of its results were wrong"
+        why = standing.reason or _wrong_results(standing.wrong)
         return f"set aside for {hours:.1f} more hours: {why}"
     if is_accused(standing, now):
         return "under suspicion: one of its results differs from an audit, and the vote is still out"
     if standing.on_record:
-        return (
-            f"on probation: {standing.on_record} of its results was wrong; "
-            f"{PROBATION - standing.since_wrong:.1f} more units of validated work outlive that"
-        )
+        why = standing.reason or _wrong_results(standing.on_record)
+        left = PROBATION - standing.since_wrong
+        return f"on probation: {why}; {left:.1f} more units of validated work outlive that"
     if standing.vouched:
         return "trusted: the operator vouches for it"
     if is_proven(standing):
@@ -326,3 +325,7 @@ def told(standing: Standing, now: Instant) -> str:
         f"new: {sum(standing.earned.values()):.1f} of {PROVEN:.0f} units of validated work, "
         f"of which one requester's jobs count for {UNITS_A_REQUESTER:.0f} at most"
     )
+
+
+def _wrong_results(count: int) -> str:
+    return "1 of its results was wrong" if count == 1 else f"{count} of its results were wrong"
