@@ -35,6 +35,7 @@ def main() -> None:
         ("transparent", transparent),
         ("noisy", noisy),
         ("undithered", undithered),
+        ("grey", grey),
         ("graded", graded),
         ("blurred", blurred),
         ("inked", inked),
@@ -199,6 +200,16 @@ def transparent(scene: Any, folder: Path) -> None:
     scene.render.film_transparent = True
     scene.render.image_settings.color_mode = "RGBA"
     scene.render.filter_size = 6.0
+
+
+def grey(scene: Any, folder: Path) -> None:
+    """Be written in shades of grey, seen through a look and curves of the view."""
+    transparent(scene, folder)
+    scene.render.image_settings.color_mode = "BW"
+    view = scene.view_settings
+    view.look, view.exposure, view.gamma = "AgX - Punchy", 0.5, 1.2
+    view.use_curve_mapping = True
+    view.curve_mapping.curves[3].points.new(0.3, 0.5)
 
 
 def noisy(scene: Any, folder: Path) -> None:

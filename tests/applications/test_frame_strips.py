@@ -11,7 +11,7 @@ import pytest
 from tests.applications.painting import HEIGHT, WIDTH, gradient, painted, pinned, png_of
 from xwgrid.applications.drivers import frame_strips
 from xwgrid.applications.drivers.driver_lines import TaskError
-from xwgrid.applications.drivers.frame_strips import Strip, cut, parse
+from xwgrid.applications.drivers.frame_strips import Strip, assembled, cut, parse
 from xwgrid.applications.pictures import read
 
 CUTS = [(0, 1), (0, HEIGHT), (3, 2), (HEIGHT - 1, 1), (HEIGHT - 4, 4)]
@@ -73,6 +73,23 @@ def test_exr(tmp_path: Path, kind: str, depth: str, channels: int) -> None:
         seen = read(part, pinned("OPEN_EXR", depth, height=rows))
         assert (seen.channels, seen.type) == (whole.channels, whole.type)
         assert seen.pixels.tobytes() == whole.pixels[first : first + rows].tobytes()
+
+
+def test_rows_are_put_together(tmp_path: Path) -> None:
+    """Pieces come to lie where they belong in a picture that is black everywhere else; all that was there stays."""
+    for channels, kind, depth in ((4, "float", "32"), (3, "half", "16"), (1, "float", "32")):
+        pixels = noise(channels)
+        whole = painted(tmp_path, ".exr", kind, pixels, attributes={"compression": "none"})
+        pieces = [(first, cut(whole, first, rows)) for first, rows in ((7, 2), (0, 1), (3, 2))]
+        seen = read(assembled(HEIGHT, pieces), pinned("OPEN_EXR", depth)).pixels
+        expected = read(whole, pinned("OPEN_EXR", depth)).pixels
+        for row in range(HEIGHT):
+            if row in {7, 8, 0, 3, 4}:
+                assert seen[row].tobytes() == expected[row].tobytes()
+            else:
+                assert not seen[row].any()
+    with pytest.raises(TaskError, match="cannot be put together"):
+        assembled(HEIGHT, [(0, b"rubbish")])
 
 
 def test_what_cannot_be_cut(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def assert_rows_are_equal(told: Told, request: JobRequest, strips: str = STRIPS)
 
 
 @pytest.mark.parametrize(("file_format", "depth"), FORMATS)
-@pytest.mark.parametrize("scene", ["noisy", "transparent", "undithered", "graded"])
+@pytest.mark.parametrize("scene", ["noisy", "transparent", "undithered", "grey", "graded"])
 def test_strips_are_rows_of_the_frame(tmp_path: Path, scenes: Path, scene: str, file_format: Any, depth: Any) -> None:
     """In every lossless format, over a transparent background and behind a compositor that only changes colours: the
     first row, the last ones and those between are the frame's, in a fresh process as after a frame.

@@ -31,8 +31,10 @@ _RECIPES = (
         runtime="blender",
         sources=(
             "applications/drivers/blender_driver.py",
+            "applications/drivers/blender_canvas.py",
             "applications/drivers/blender_parts.py",
             "applications/drivers/blender_pins.py",
+            "applications/drivers/blender_raw.py",
             "applications/drivers/blend_header.py",
             "applications/drivers/driver_lines.py",
             "applications/drivers/frame_strips.py",

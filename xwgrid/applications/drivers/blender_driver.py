@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ sys.path.pop(0)
 
 import bpy
 
-from xwgrid.applications.drivers import blender_parts, blender_pins, frame_strips
+from xwgrid.applications.drivers import blender_parts, blender_pins, blender_raw, frame_strips
+from xwgrid.applications.drivers.blender_canvas import canvas
 
+# What of a frame is rendered before its colours are managed.
+_LINEAR = "linear.exr"
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "OPEN_EXR": ".exr"}
 # "Sample 3/16" of Cycles, "Rendering 3 / 64 samples" of EEVEE.
 _SAMPLES = re.compile(r"\b(?:Sample|Rendering)\s+(\d+)\s*/\s*(\d+)")
@@ -71,14 +74,41 @@ class Frames:
             )
 
     def render(self, task: Task) -> dict[str, Any]:
-        """Render one frame, or strips of it, into the task's folder. Raises TaskError."""
+        """Render one frame, or what else the task asks of it, into the task's folder. Raises TaskError.
+
+        {"frame": 7}: the picture. With "strips", pictures of these rows. With "raw", the raw passes and the picture
+        that is made of them by denoising, or strips of the raw passes. With "denoise", the picture once more, made of
+        the raw passes that lie in the task's folder.
+        """
         number = int(task.arguments["frame"])
         sign = "-" if number < 0 else ""
-        file = task.folder() / f"frame_{sign}{abs(number):04d}{self._suffix}"
+        stem = f"frame_{sign}{abs(number):04d}"
+        file, raw = (task.folder() / (stem + suffix) for suffix in (self._suffix, blender_raw.SUFFIX))
+        if task.arguments.get("denoise"):
+            if not raw.is_file():
+                raise TaskError(f"{raw.name}, which frame {number} is to be made of, is not there")
+            self._denoise(number, raw, file)
+            return {"files": [file.name]}
+        if task.arguments.get("raw"):
+            with blender_raw.raw(self.scene):
+                if "strips" in task.arguments:
+                    return {"files": self._strips_of(number, raw, task)}
+                self._render(number, raw, task.progress)
+            self._denoise(number, raw, file)
+            return {"files": [file.name, raw.name]}
         if "strips" in task.arguments:
             return {"files": self._strips_of(number, file, task)}
         self._render(number, file, task.progress)
         return {"files": [file.name]}
+
+    def _denoise(self, number: int, raw: Path, file: Path) -> None:
+        """Make a frame's picture of its raw passes."""
+
+        def render(scene: Any) -> None:
+            scene.frame_current = number
+            self._write(scene, file, f"denoise frame {number}")
+
+        blender_raw.denoise(self.scene, raw, render)
 
     def _strips_of(self, number: int, file: Path, task: Task) -> list[str]:
         """Render strips of a frame, and return the names of their pictures."""
@@ -87,24 +117,34 @@ class Frames:
         if (reason := blender_parts.why_whole(self.scene)) is not None:
             raise TaskError(f"frame {number} cannot be rendered in parts: {reason}")
         windows = frame_strips.windows(strips, height, blender_parts.margin(self.scene))
+        linear = blender_parts.is_dithered(self.scene)
+        written = file.with_name(_LINEAR) if linear else file
+        pieces: list[tuple[int, Sequence[frame_strips.Strip], bytes]] = []
         for done, (rows, inside) in enumerate(windows):
-            with blender_parts.window(self.scene, *rows) as cropped:
-                self._render(number, file, partial(_tell_part, task, done, len(windows)))
-            picture = file.read_bytes()
+            with blender_parts.window(self.scene, *rows, linear=linear):
+                self._render(number, written, partial(_tell_part, task, done, len(windows)))
+            pieces.append((rows.first, inside, written.read_bytes()))
+            written.unlink()
+        if linear:
+            written.write_bytes(frame_strips.assembled(height, [(first, data) for first, _, data in pieces]))
+            with canvas(self.scene, written) as drawn:
+                drawn.tree.links.new(drawn.image.outputs["Image"], drawn.picture)
+                drawn.scene.frame_current = number
+                self._write(drawn.scene, file, f"write frame {number}")
+            pieces = [(0, strips, file.read_bytes())]
+            written.unlink()
+            file.unlink()
+        for first, inside, picture in pieces:
             for strip in inside:
-                above = strip.first - rows.first if cropped else strip.first
-                name = frame_strips.name(file.name, strip)
-                file.with_name(name).write_bytes(frame_strips.cut(picture, above, strip.rows))
-        file.unlink()
+                part = frame_strips.cut(picture, strip.first - first, strip.rows)
+                file.with_name(frame_strips.name(file.name, strip)).write_bytes(part)
         return [frame_strips.name(file.name, strip) for strip in strips]
 
     def _render(self, number: int, file: Path, progress: Callable[[float], None]) -> None:
-        file.unlink(missing_ok=True)
         # Not frame_set, which would build the whole frame for a viewport first: the renderer builds its own.
         self.scene.frame_current = number
         if self.scene.camera is None and not self._sequenced:
             raise TaskError(f"the scene '{self.scene.name}' has no camera on frame {number}")
-        self.scene.render.filepath = str(file)
 
         def tell(stats: object, *_: object) -> None:
             if match := _SAMPLES.search(str(stats)):
@@ -112,15 +152,22 @@ class Frames:
 
         bpy.app.handlers.render_stats.append(tell)
         try:
-            bpy.ops.render.render(write_still=True, scene=self.scene.name)
-        except RuntimeError as error:
-            reason = str(error).strip().removeprefix("Error: ")
-            raise TaskError(f"Blender could not render frame {number}: {reason}") from error
+            self._write(self.scene, file, f"render frame {number}")
         finally:
             # A handler that stays registered makes Blender hang at its end.
             bpy.app.handlers.render_stats.remove(tell)
+
+    def _write(self, scene: Any, file: Path, doing: str) -> None:
+        """Render a scene into a file that is new."""
+        file.unlink(missing_ok=True)
+        scene.render.filepath = str(file)
+        try:
+            bpy.ops.render.render(write_still=True, scene=scene.name)
+        except RuntimeError as error:
+            reason = str(error).strip().removeprefix("Error: ")
+            raise TaskError(f"Blender could not {doing}: {reason}") from error
         if not file.is_file() or file.stat().st_size == 0:
-            raise TaskError(f"Blender said that frame {number} is done, but wrote no picture")
+            raise TaskError(f"Blender was to {doing}, said it had, and wrote no picture")
 
 
 def _tell_part(task: Task, done: int, parts: int, share: float) -> None:

@@ -28,10 +28,13 @@ _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _EXR_MAGIC = 20_000_630
 # Version 2, names of any length; no tiles, no deep data, no second part.
 _EXR_VERSIONS = (2, 2 | 0x400)
+_UNCOMPRESSED, _ZIP_A_ROW = b"\0", b"\2"
 _EXR_KEPT = (
     b"channels",
     b"chromaticities",
     b"compression",
+    b"dataWindow",
+    b"displayWindow",
     b"lineOrder",
     b"pixelAspectRatio",
     b"screenWindowCenter",
@@ -174,34 +177,74 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 # --- OpenEXR: https://openexr.com/en/latest/OpenEXRFileLayout.html ----------------------------------------------------
 
 
+class _Scanlines(NamedTuple):
+    """An OpenEXR file of rows."""
+
+    version: int
+    attributes: dict[bytes, tuple[bytes, bytes]]  # the header: type and value by name
+    width: int
+    rows: list[bytes]
+
+
+def assembled(height: int, pieces: Sequence[tuple[int, bytes]]) -> bytes:
+    """Return an OpenEXR file of `height` rows: those of the pieces, each given with its first row, all others black.
+
+    Pieces are OpenEXR files of rows without compression, all alike. Raises TaskError for anything else.
+    """
+    there: dict[int, bytes] = {}
+    try:
+        for first, piece in pieces:
+            read = _read_exr(piece)
+            there |= dict(enumerate(read.rows, first))
+        # As compressed, each byte is its difference from the one before, plus 128. A row that compression does not make
+        # any smaller is kept as it is.
+        black = zlib.compress(b"\0".ljust(len(read.rows[0]), b"\x80"))
+        whole = _written_exr(read._replace(rows=[there.get(row, black) for row in range(height)]), _ZIP_A_ROW)
+    except (IndexError, KeyError, ValueError, struct.error) as error:
+        raise TaskError(f"what was rendered cannot be put together: {type(error).__name__}: {error}") from error
+    return whole
+
+
 def _cut_exr(picture: bytes, first: int, rows: int) -> bytes:
+    read = _read_exr(picture)
+    if first + rows > len(read.rows):
+        raise ValueError(f"{len(read.rows)} rows")
+    return _written_exr(read._replace(rows=read.rows[first : first + rows]), _UNCOMPRESSED)
+
+
+def _read_exr(picture: bytes) -> _Scanlines:
     magic, version = struct.unpack_from("<II", picture)
     if magic != _EXR_MAGIC or version not in _EXR_VERSIONS:
         raise ValueError(f"version {version}")
     attributes, at = _attributes(picture)
+    if attributes[b"compression"][1] != _UNCOMPRESSED:
+        raise ValueError(f"compression {attributes[b'compression'][1]!r}")
     left, top, right, bottom = struct.unpack("<4i", attributes[b"dataWindow"][1])
-    if attributes[b"compression"][1] != b"\0" or top + first + rows - 1 > bottom:
-        raise ValueError(f"compression {attributes[b'compression'][1][0]}, rows {top} to {bottom}")
-    window = struct.pack("<4i", 0, 0, right - left, rows - 1)
-    head = struct.pack("<II", magic, version)
-    for each, (kind, value) in attributes.items():
-        if each in _EXR_KEPT:
-            head += _attribute(each, kind, value)
-    for each in (b"dataWindow", b"displayWindow"):
-        head += _attribute(each, b"box2i", window)
-    head += b"\0"
-    lines = []
+    rows = []
     # The table says for each row where it lies, whatever their order in the file is.
-    for row, place in enumerate(struct.unpack_from(f"<{rows}Q", picture, at + 8 * first)):
+    for row, place in enumerate(struct.unpack_from(f"<{bottom - top + 1}Q", picture, at), top):
         number, size = struct.unpack_from("<ii", picture, place)
-        if number != top + first + row or place + 8 + size > len(picture):
-            raise ValueError(f"row {number} where {top + first + row} should be, of {size} bytes")
-        lines.append(struct.pack("<ii", row, size) + picture[place + 8 : place + 8 + size])
-    places, place = [], len(head) + 8 * rows
-    for line in lines:
+        if number != row or place + 8 + size > len(picture):
+            raise ValueError(f"row {number} of {size} bytes where {row} should be")
+        rows.append(picture[place + 8 : place + 8 + size])
+    return _Scanlines(version, attributes, right - left + 1, rows)
+
+
+def _written_exr(picture: _Scanlines, compression: bytes) -> bytes:
+    window = struct.pack("<4i", 0, 0, picture.width - 1, len(picture.rows) - 1)
+    replaced = {b"compression": compression, b"dataWindow": window, b"displayWindow": window}
+    head = struct.pack("<II", _EXR_MAGIC, picture.version)
+    for called, (kind, value) in picture.attributes.items():
+        if called in _EXR_KEPT:
+            written = replaced.get(called, value)
+            head += called + b"\0" + kind + b"\0" + struct.pack("<i", len(written)) + written
+    head += b"\0"
+    places, place = [], len(head) + 8 * len(picture.rows)
+    for row in picture.rows:
         places.append(place)
-        place += len(line)
-    return head + struct.pack(f"<{rows}Q", *places) + b"".join(lines)
+        place += 8 + len(row)
+    table = struct.pack(f"<{len(places)}Q", *places)
+    return head + table + b"".join(struct.pack("<ii", row, len(data)) + data for row, data in enumerate(picture.rows))
 
 
 def _attributes(picture: bytes) -> tuple[dict[bytes, tuple[bytes, bytes]], int]:
@@ -217,7 +260,3 @@ def _attributes(picture: bytes) -> tuple[dict[bytes, tuple[bytes, bytes]], int]:
         found[called] = (kind, picture[at + 4 : at + 4 + size])
         at += 4 + size
     return found, at + 1
-
-
-def _attribute(called: bytes, kind: bytes, value: bytes) -> bytes:
-    return called + b"\0" + kind + b"\0" + struct.pack("<i", len(value)) + value
