@@ -104,6 +104,16 @@ def test_every_row(tmp_path: Path, scenes: Path) -> None:
     assert all(0 < share <= 1 for share in shares)
 
 
+def test_few_strips_and_many(tmp_path: Path, scenes: Path) -> None:
+    """A strip is the same whether it is the only one of its task or one of many, and behind a look as without."""
+    for scene in ("noisy", "grey", "graded"):
+        request = job(f"{scene}.blend", samples=4, denoise=False)
+        for strips in ("17+2", "0+2,35+2", "0+1,9+1,18+1,27+1,36+1"):
+            (tmp_path / scene / strips).mkdir(parents=True)
+            told = strips_and_frames(tmp_path / scene / strips, scenes, request, strips)
+            assert_rows_are_equal(told, request, strips)
+
+
 def test_strips_of_frames_below_zero(tmp_path: Path, scenes: Path) -> None:
     """A strip's name carries the frame's sign, and nothing else is left in its folder."""
     told = drive(tmp_path, blender(), job("plain.blend"), [{"frame": -7, "strips": "36+1"}], inputs=scenes)

@@ -29,6 +29,8 @@ from xwgrid.applications.drivers.blender_canvas import canvas
 
 # What of a frame is rendered before its colours are managed.
 _LINEAR = "linear.exr"
+# To put pieces together and write them as one picture costs as much as to write so many pictures (measured).
+_WORTH_A_CANVAS = 3
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "OPEN_EXR": ".exr"}
 # "Sample 3/16" of Cycles, "Rendering 3 / 64 samples" of EEVEE.
 _SAMPLES = re.compile(r"\b(?:Sample|Rendering)\s+(\d+)\s*/\s*(\d+)")
@@ -117,13 +119,15 @@ class Frames:
         if (reason := blender_parts.why_whole(self.scene)) is not None:
             raise TaskError(f"frame {number} cannot be rendered in parts: {reason}")
         windows = frame_strips.windows(strips, height, blender_parts.margin(self.scene))
-        linear = blender_parts.is_dithered(self.scene)
+        dithered = blender_parts.is_dithered(self.scene)
+        linear = dithered and len(windows) >= _WORTH_A_CANVAS
+        cropped = linear or not dithered
         written = file.with_name(_LINEAR) if linear else file
         pieces: list[tuple[int, Sequence[frame_strips.Strip], bytes]] = []
         for done, (rows, inside) in enumerate(windows):
-            with blender_parts.window(self.scene, *rows, linear=linear):
+            with blender_parts.window(self.scene, *rows, cropped=cropped, linear=linear):
                 self._render(number, written, partial(_tell_part, task, done, len(windows)))
-            pieces.append((rows.first, inside, written.read_bytes()))
+            pieces.append((rows.first if cropped else 0, inside, written.read_bytes()))
             written.unlink()
         if linear:
             written.write_bytes(frame_strips.assembled(height, [(first, data) for first, _, data in pieces]))
@@ -134,8 +138,8 @@ class Frames:
             pieces = [(0, strips, file.read_bytes())]
             written.unlink()
             file.unlink()
-        for first, inside, picture in pieces:
-            for strip in inside:
+        for first, cut_out, picture in pieces:
+            for strip in cut_out:
                 part = frame_strips.cut(picture, strip.first - first, strip.rows)
                 file.with_name(frame_strips.name(file.name, strip)).write_bytes(part)
         return [frame_strips.name(file.name, strip) for strip in strips]

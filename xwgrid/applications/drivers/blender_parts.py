@@ -63,14 +63,15 @@ def margin(scene: Any) -> int:
 
 def is_dithered(scene: Any) -> bool:
     """Return whether the picture is: the pattern hangs on its size, so it must be written whole, and cut afterwards."""
-    return scene.render.image_settings.color_depth == "8" and scene.render.dither_intensity > 0
+    return bool(scene.render.image_settings.color_depth == "8" and scene.render.dither_intensity > 0)
 
 
 @contextmanager
-def window(scene: Any, first: int, rows: int, *, linear: bool) -> Iterator[None]:
-    """Have only rows `first` … `first + rows - 1` rendered and written, counted from the top.
+def window(scene: Any, first: int, rows: int, *, cropped: bool, linear: bool) -> Iterator[None]:
+    """Have only rows `first` … `first + rows - 1` rendered, counted from the top.
 
-    `linear` has them written as they are before colour management, without any loss.
+    `cropped` has only them written, else they lie in a picture of full size. `linear` has them written as they are
+    before colour management, without any loss.
     """
     render, height = scene.render, scene.render.resolution_y
     settings = render.image_settings
@@ -79,7 +80,7 @@ def window(scene: Any, first: int, rows: int, *, linear: bool) -> Iterator[None]
         # A row at a time, so that rows can be cut out.
         pins["exr_codec"] = "NONE"
     before = {name: getattr(settings, name) for name in ("file_format", "color_mode", "color_depth", "exr_codec")}
-    render.use_border = render.use_crop_to_border = True
+    render.use_border, render.use_crop_to_border = True, cropped
     render.border_min_x, render.border_max_x = 0.0, 1.0
     # Blender counts from the bottom and rounds down: half a row keeps that from going wrong.
     render.border_min_y = (height - first - rows + 0.5) / height
