@@ -36,7 +36,6 @@ class TwoClasses(PaintedGrid):
 
     def measure(self) -> None:
         """Store a tolerance between the two classes."""
-        bounds = {"share": 0.01, "largest": 2.0, "block": 0.1}
         tolerance_store.keep(
             self.engine,
             Tolerance(
@@ -46,7 +45,9 @@ class TwoClasses(PaintedGrid):
                 measured_at=self.now,
                 samples=12,
                 margin=2.0,
-                **bounds,
+                share=0.01,
+                largest=2.0,
+                block=0.1,
             ),
         )
         self.restart()
