@@ -1,13 +1,14 @@
 """Where in a frame an audit looks: thin strips across its whole width, evenly spaced from a place drawn afterwards.
 
 Several thin strips meet a small lie far more often than one square of the same area. `n` strips spaced `height / n`
-apart, the first at a random height, meet an altered band that is `share` of the height with the probability
-min(1, n * (share + strip)): systematic sampling (Cochran, Sampling Techniques, 1977, chapter 8). An alteration of any
-other shape with the same area is taller, and met more often.
+apart, the first at a random height, meet an altered band with the probability min(1, n * reach), where `reach` is the
+chance of one strip: systematic sampling (Cochran, Sampling Techniques, 1977, chapter 8). An alteration of any other
+shape with the same area is taller, and met more often.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -33,28 +34,30 @@ def strip_rows(height: int) -> int:
     return min(height, max(LEAST_ROWS, round(height * STRIP_SHARE)))
 
 
-def meeting_probability(strips: int, share: float, strip_share: float = STRIP_SHARE) -> float:
-    """Return the chance that `strips` strips meet an alteration of `share` of the picture."""
-    return min(1.0, strips * (share + strip_share))
-
-
-def strips_to_meet(probability: float, share: float, strip_share: float = STRIP_SHARE) -> int:
-    """Return how many strips meet an alteration of `share` of the picture with at least this chance."""
-    return max(0, -int(-min(1.0, probability) // (share + strip_share)))
+def reach(share: float, height: int) -> float:
+    """Return the chance that one strip meets a band that is `share` of a picture `height` rows high, wherever it is."""
+    rows = strip_rows(height)
+    return min(1.0, (math.ceil(share * height - 1e-9) + rows - 1) / (height + rows - 1))
 
 
 def lay_strips(height: int, count: int, chance: float) -> tuple[Strip, ...]:
-    """Return `count` strips evenly spaced over a picture `height` rows high, all shifted by `chance`, in [0, 1)."""
+    """Return `count` strips evenly spaced over a picture `height` rows high, all shifted by `chance`, in [0, 1).
+
+    Those that would lie partly outside are moved inside: what is at an edge is met as often as what is not.
+    """
     rows = strip_rows(height)
-    places = max(1, height - rows + 1)  # where a strip may begin
-    count = min(count, places)
-    begins = sorted({int((chance + index) * places / count) for index in range(count)})
-    return tuple(Strip(begin, rows) for begin in begins)
+    places = height + rows - 1  # where a strip may begin that has a row in the picture
+    count = min(count, height - rows + 1)
+    begins = (int((chance + index) * places / count) - (rows - 1) for index in range(count))
+    return tuple(Strip(begin, rows) for begin in sorted({max(0, min(begin, height - rows)) for begin in begins}))
 
 
-def deal(strips: Sequence[Strip], most: int) -> tuple[tuple[Strip, ...], ...]:
-    """Return the strips of each audit, of `most` at most: neighbouring strips are never in the same of several."""
-    audits = max(1, min(-(-len(strips) // STRIPS_AN_AUDIT), most))
+def deal(strips: Sequence[Strip], most: int, a_layer: int = STRIPS_AN_AUDIT) -> tuple[tuple[Strip, ...], ...]:
+    """Return the strips of each audit, of `most` at most: neighbouring strips are never in the same of several.
+
+    `a_layer` is how many strips meet a lie for certain: where there are auditors enough, further ones are of others.
+    """
+    audits = max(1, min(-(-len(strips) // min(STRIPS_AN_AUDIT, a_layer)), most))
     return tuple(tuple(strips[audit::audits]) for audit in range(audits))
 
 

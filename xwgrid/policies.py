@@ -6,6 +6,7 @@ disputed is settled by the vote of `xwgrid.voting`, with a quorum of at least tw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, assert_never
 
@@ -232,8 +233,7 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     if case.rows is None:
         return replicate
     author = _author(case.attempts)
-    strip = auditing.strip_rows(case.rows) / case.rows
-    reach = min(1.0, policy.share + strip)
+    reach = auditing.reach(policy.share, case.rows)
     author_doubt = doubt(case.standings.get(author.host, NEWCOMER), lie_rate(grid.climate), grid.now)
     needed = strips_needed(author_doubt, policy.epsilon, reach, friends_share(grid))
     done, out = _strips(case, author, grid)
@@ -250,11 +250,9 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
         return replicate
     # The place is drawn now that the result is here; a later look at the same result gets other places.
     strips = auditing.lay_strips(case.rows, missing, lot("strips", author.replica, done, out, len(case.attempts)))
-    dealt = (
-        AuditOrder(author.replica, auditing.written(each))
-        for each in auditing.deal(strips, max(1, case.others - len(case.ordered)))
-    )
-    return Undecided(0, (*case.ordered, *dealt))
+    dealt = auditing.deal(strips, max(1, case.others - len(case.ordered)), math.ceil(1.0 / reach))
+    orders = (AuditOrder(author.replica, auditing.written(each)) for each in dealt)
+    return Undecided(0, (*case.ordered, *orders))
 
 
 def _audits_lead_nowhere(case: Case, author: Attempt) -> bool:
@@ -302,7 +300,7 @@ def how_caught(request: JobRequest, rows: int | None, attempts: Sequence[Attempt
     full = [a for a in attempts if a.audits is None]
     beside = [a.differences[loser.replica] for a in full if loser.replica in a.differences]
     beside += [loser.differences[a.replica] for a in full if a.replica in loser.differences]
-    reach = min(1.0, max(beside, default=policy.share) + auditing.strip_rows(rows) / rows)
+    reach = auditing.reach(max(beside, default=policy.share), rows)
     strips = sum(
         _number_of_strips(a.strips) for a in attempts if a.audits == loser.replica and a.strips and a.differences
     )

@@ -93,7 +93,7 @@ class Batch:
                 # What a host says of itself, but never more than the server saw pass.
                 told["seconds"] = min(told["seconds"], max(0.0, self.now - row.leased_at))
         state = self.change(row, event, told)
-        if state is ReplicaState.FAILED:
+        if state is ReplicaState.FAILED and attempt.audits is None:
             self.index.host_failed(row.job, attempt.host)
         if state is ReplicaState.LOST:
             self.count(row.job, lost=1)

@@ -379,11 +379,15 @@ class AnyGrid(RuleBasedStateMachine):
 
     def _draw(self) -> None:
         """Draw what is due within the next minute."""
+        until = self.grid.now + 60
         due = self.grid.coordinator.next_draw()
-        while due is not None and due <= self.grid.now + 60:
+        draws = 0
+        while due is not None and due <= until:
             self.grid.now = max(due, self.grid.now)
             self._follow(self.grid.coordinator.draw(self.grid.now))
             due = self.grid.coordinator.next_draw()
+            draws += 1
+            assert draws < 1_000, "drawing does not come to rest"
 
 
 def _host(number: int, owner: int, now: float) -> dict[str, Any]:

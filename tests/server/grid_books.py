@@ -15,7 +15,7 @@ from xwgrid_server.job_store import SqlStore
 from xwgrid_server.store import TaskKey, TaskRow
 
 from tests.server.painted_frames import HEIGHT
-from xwgrid.auditing import strip_rows
+from xwgrid.auditing import reach
 from xwgrid.lifecycle import IN_THE_BOX, LIVE
 from xwgrid.model import Audit, Fixed, JobId, JobRequest, ReplicaId, ReplicaState, TaskState
 from xwgrid.policies import policy_of, quorum_of
@@ -202,7 +202,7 @@ def _strips_out(task: TaskRow) -> int:
 
 def _reach(request: JobRequest) -> float:
     policy = policy_of(request)
-    return min(1.0, policy.share + strip_rows(HEIGHT) / HEIGHT) if isinstance(policy, Audit) else 1.0
+    return reach(policy.share, HEIGHT) if isinstance(policy, Audit) else 1.0
 
 
 def _in_buckets(buckets: dict[str | None, dict[Any, dict[Any, None]]]) -> set[Any]:

@@ -16,7 +16,7 @@ from xwgrid_server.database import open_engine
 
 from tests.server.painted_frames import HEIGHT, RIGHT, SPOILT, PaintedGrid, Picture, only, picture_job, strips_of
 from tests.server.small_grid import REQUESTER, digest_job, finished, right
-from xwgrid.auditing import STRIPS_AN_AUDIT
+from xwgrid.auditing import STRIPS_AN_AUDIT, reach
 from xwgrid.model import Audit, Cause, Credibility, HostId, JobId, JobState, ReplicaState, TaskNumber, TaskState, UserId
 from xwgrid.trust import NEWCOMERS_DOUBT, QUARANTINE, Climate, Grid, Standing, friends_share, strips_needed
 from xwgrid.wire import Failed, Finished, Lease, TaskView, WorkAnswer
@@ -361,7 +361,7 @@ def test_one_ballot_that_decides_alone_is_worth_nothing(grid: PaintedGrid) -> No
     grid.now += 60
     grid.do(1, lease)
     assert credit(grid, 1) == 0.0
-    assert standing(grid, 1).earned == "{}"
+    assert standing(grid, 1) is None
 
 
 def test_an_auditor_is_paid_for_its_strips(grid: PaintedGrid) -> None:
@@ -419,15 +419,15 @@ def test_a_proven_hosts_result_may_be_enough(grid: PaintedGrid) -> None:
 
 
 def test_a_new_hosts_frame_is_looked_at_closely(grid: PaintedGrid) -> None:
-    """As long as one result of a newcomer in twenty passes for a lie, fifteen strips of its frame are looked at."""
+    """One result of a newcomer in twenty passes for a lie, so that a layer of strips is laid over its frame."""
     grid.stand(*range(1, 7), tested=True)
     job = grid.submit(picture_job(1, Audit(epsilon=0.001)))
     grid.paint(1, grid.take(1))
     given = {host: lease for host in range(2, 7) for lease in grid.call(host, want=2).leases}
     places = [place for strips in strips_of(list(given.values())) for place in (strips or "").split(",")]
     friends = friends_share(Grid(Climate(), 6, grid.now))
-    assert len(places) == len(set(places)) == strips_needed(NEWCOMERS_DOUBT, 0.001, 0.05 + 0.02, friends) == 15
-    assert len(given) == math.ceil(15 / STRIPS_AN_AUDIT)
+    assert len(places) == len(set(places)) == strips_needed(NEWCOMERS_DOUBT, 0.001, reach(0.05, HEIGHT), friends) == 17
+    assert len(given) == math.ceil(17 / STRIPS_AN_AUDIT)
     for host, audit in given.items():
         assert task(grid, job).state is TaskState.OPEN
         grid.paint(host, audit)
