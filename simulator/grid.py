@@ -32,6 +32,9 @@ from xwgrid.wire import WorkRequest
 
 T = TypeVar("T")
 
+# Nobody asks for the fingerprint of strips: they are laid beside frames.
+_OF_STRIPS: Final = "f" * 64
+
 # How a host stands that has done its part long since.
 PROVEN: Final = Standing(proven=True, valid=100, streak=100, tested=True)
 # As the server does: calls decided together at most.
@@ -167,19 +170,19 @@ class Simulation:
     def _read(self, order: ReadOrder) -> Reading:
         """Do what a reader process does: look at a result, and lay others beside it."""
         made = self._made[order.job]
-        making = made[order.replica]
+        one = made[order.replica]
         height = self._jobs[order.job].height
         differences = {}
         for other in order.others:
             beside = made[other.replica]
             if other.tolerance is None:
-                strips = beside.strips if making.strips is None else making.strips
-                differences[other.replica] = difference(making.content, beside.content, height, strips)
-            elif alike(making.content, beside.content):
+                strips = beside.strips if one.strips is None else one.strips
+                differences[other.replica] = difference(one.content, beside.content, height, strips)
+            elif alike(one.content, beside.content):
                 differences[other.replica] = 0.0
-        if making.strips is None:
-            return Reading(order.replica, fingerprint(making.content, order.job, order.task), differences)
-        return Reading(order.replica, f"{order.replica:064x}", differences)
+        if one.strips is None:
+            return Reading(order.replica, fingerprint(one.content, order.job, order.task), differences)
+        return Reading(order.replica, _OF_STRIPS, differences)
 
     # --- the requesters' side -----------------------------------------------------------------------------------
 

@@ -41,23 +41,30 @@ class End(IntEnum):
     SILENCE = 2  # the host vanishes
 
 
-class Making:
-    """A replica in the hands of a host, and afterwards what became of it."""
+class Made:
+    """What a replica holds, and what it took."""
 
-    __slots__ = ("began_at", "content", "cost", "end", "job", "lease", "seconds", "spent", "strips")
+    __slots__ = ("content", "cost", "spent", "strips")
 
-    def __init__(
-        self, job: SimulatedJob, lease: Lease, content: Content, strips: tuple[Strip, ...] | None, cost: float
-    ) -> None:
-        self.job = job
-        self.lease = lease
+    def __init__(self, content: Content, strips: tuple[Strip, ...] | None, cost: float) -> None:
         self.content = content
         self.strips = strips  # of an audit
         self.cost = cost  # in frames
         self.spent = 0.0  # of this cost
-        self.seconds: Seconds = 0.0  # on its host, without loading the scene
+
+
+class Making:
+    """A replica in the hands of a host."""
+
+    __slots__ = ("began_at", "end", "job", "lease", "made", "seconds")
+
+    def __init__(self, job: SimulatedJob, lease: Lease, made: Made, seconds: Seconds, end: End) -> None:
+        self.job = job
+        self.lease = lease
+        self.made = made
+        self.seconds = seconds  # on its host, without loading the scene
+        self.end = end
         self.began_at: Instant = 0.0
-        self.end = End.RESULT
 
 
 class SimulatedHost:
@@ -121,6 +128,7 @@ class Workshop:
         self._seed = scenario.seed
         self._share = scenario.lie_share
         self._costs: Costs = scenario.costs
+        self._right: dict[int, Content] = {}  # by class: most results are one of these
 
     def begin(self, host: SimulatedHost, lease: Lease, job: SimulatedJob) -> Making:
         """Return what a host will make of a lease."""
@@ -133,14 +141,14 @@ class Workshop:
         else:
             content = self._audit(host, lease, job)
             cost = sum(self._costs.kappa + strip.rows / job.height for strip in strips)
-        making = Making(job, lease, content, strips, cost)
-        making.seconds = cost * self._frame_seconds(job, lease.task) / host.speed
         group = host.group
+        end = End.RESULT
         if group.failure_rate and self._lot(Draw.FAIL, host) < group.failure_rate:
-            making.end = End.FAILURE
+            end = End.FAILURE
         elif group.vanish_rate and self._lot(Draw.VANISH, host) < group.vanish_rate:
-            making.end = End.SILENCE
-        return making
+            end = End.SILENCE
+        seconds = cost * self._frame_seconds(job, lease.task) / host.speed
+        return Making(job, lease, Made(content, strips, cost), seconds, end)
 
     def loading(self, host: SimulatedHost, spec: Digest) -> Seconds:
         """Return how long a host takes to load the scene of a job; from then on it has it."""
@@ -180,7 +188,7 @@ class Workshop:
     def _honest(self, host: SimulatedHost, job: SimulatedJob) -> Content:
         if host.group.honest_error_rate and self._lot(Draw.ERROR, host) < host.group.honest_error_rate:
             return altered_all_over(host.result_class, self._own(host), job.height)
-        return Content(host.result_class)
+        return self._right.setdefault(host.result_class, Content(host.result_class))
 
     def _own(self, host: SimulatedHost) -> int:
         return mixed(self._seed, -host.number, -host.taken)

@@ -128,6 +128,7 @@ class MemoryStore(MemoryJobs):
             self._rows[change.id] = changed(self._rows[change.id], change)
             if change.files is not None:
                 self._files[change.id] = change.files
+                self._boxed.pop(change.id, None)
         for renewal in changes.renewals:
             self._renew(renewal.id, renewal.next_transition, renewal.acknowledged_call)
         for told in changes.tasks:
@@ -269,7 +270,8 @@ class MemoryStore(MemoryJobs):
         row = self._rows.get(replica)
         if row is None:
             raise NotFound(f"there is no replica {replica}", replica=replica)
-        return row, self._files.get(replica, "[]")
+        boxed = self._boxed.get(replica)
+        return row, self._files.get(replica, "[]") if boxed is None else msgspec.json.encode(boxed.files).decode()
 
     def boxed(self, keys: Collection[TaskKey]) -> Mapping[TaskKey, Sequence[BoxedResult]]:
         """Return the results of tasks that were read, oldest first, audits too."""
@@ -281,7 +283,7 @@ class MemoryStore(MemoryJobs):
                 if attempt.state in IN_THE_BOX:
                     boxed = self._boxed.get(replica)
                     if boxed is None:
-                        files = _FILES.decode(self._files.get(replica, "[]"))
+                        files = _FILES.decode(self._files.pop(replica, "[]"))
                         boxed = self._boxed[replica] = BoxedResult(
                             replica, attempt.audits, attempt.strips, files, attempt.result_class
                         )

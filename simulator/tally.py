@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from simulator.hosts import Making, SimulatedHost
+from simulator.hosts import Made, SimulatedHost
 from simulator.jobs import SimulatedJob
 from simulator.memory_store import MemoryStore
 from simulator.report import Figures, Sample
@@ -60,21 +60,21 @@ class Tally:
         self._capacity_at = now
         self._speed_there += speed
 
-    def began(self, making: Making, *, cold: bool) -> None:
+    def began(self, made: Made, *, cold: bool) -> None:
         """Count a replica that was begun."""
-        if making.strips is None:
+        if made.strips is None:
             self.full += 1
         else:
             self.audits += 1
-            self.strips += len(making.strips)
+            self.strips += len(made.strips)
             self.cold_audits += cold
 
-    def spent(self, making: Making, share: float) -> None:
+    def spent(self, made: Made, share: float) -> None:
         """Count the work on a replica that ended after this share of it."""
-        making.spent = making.cost * min(1.0, max(0.0, share))
-        self.work += making.spent
+        made.spent = made.cost * min(1.0, max(0.0, share))
+        self.work += made.spent
 
-    def job_ended(self, job: SimulatedJob, made: Mapping[ReplicaId, Making], store: MemoryStore) -> None:
+    def job_ended(self, job: SimulatedJob, made: Mapping[ReplicaId, Made], store: MemoryStore) -> None:
         """Look at what a job's requester gets."""
         self.jobs.append(job)
         accepted = 0
@@ -89,7 +89,7 @@ class Tally:
         if first is not None:
             self.first_frames.append(first - job.handed_in_at)
 
-    def job_forgotten(self, job: SimulatedJob, made: Mapping[ReplicaId, Making], store: MemoryStore) -> None:
+    def job_forgotten(self, job: SimulatedJob, made: Mapping[ReplicaId, Made], store: MemoryStore) -> None:
         """Count which work of a job was of use. Called once nothing of it is out any more."""
         for attempt in store.replicas_of(job.number):
             if attempt.state is ReplicaState.AGREED and attempt.replica in made:

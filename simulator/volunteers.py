@@ -10,7 +10,7 @@ from typing import Final
 from simulator.agenda import Agenda
 from simulator.chance import mixed, time_away, time_there
 from simulator.contents import fingerprint
-from simulator.hosts import End, Making, SimulatedHost, Workshop
+from simulator.hosts import End, Made, Making, SimulatedHost, Workshop
 from simulator.jobs import SimulatedJob
 from simulator.memory_store import MemoryStore
 from simulator.scenario import Scenario
@@ -41,7 +41,7 @@ class World:
     tally: Tally
     start: Instant
     jobs: dict[JobId, SimulatedJob] = field(default_factory=dict)  # those that are not forgotten
-    made: dict[JobId, dict[ReplicaId, Making]] = field(default_factory=dict)  # all that was made for them
+    made: dict[JobId, dict[ReplicaId, Made]] = field(default_factory=dict)  # all that was made for them
 
 
 class Volunteers:
@@ -110,7 +110,7 @@ class Volunteers:
     def stop(self, host: SimulatedHost, now: Instant) -> None:
         """End the simulation for a host: count what it did of what it has in hand."""
         if host.making is not None:
-            self._tally.spent(host.making, self._done(host.making, now))
+            self._tally.spent(host.making.made, self._done(host.making, now))
 
     # --- coming and going ---------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class Volunteers:
 
     def _go(self, host: SimulatedHost, now: Instant, away: Seconds) -> None:
         if host.making is not None:
-            self._tally.spent(host.making, self._done(host.making, now))
+            self._tally.spent(host.making.made, self._done(host.making, now))
         host.making, host.queue = None, ()
         host.online = False
         host.leaves_at = math.inf
@@ -154,8 +154,8 @@ class Volunteers:
         host.queue = tuple(queue)
         job = self._jobs[lease.job]
         making = self._workshop.begin(host, lease, job)
-        self._made[lease.job][lease.replica] = making
-        self._tally.began(making, cold=host.loaded != lease.spec)
+        self._made[lease.job][lease.replica] = making.made
+        self._tally.began(making.made, cold=host.loaded != lease.spec)
         making.began_at = now + self._workshop.loading(host, lease.spec)
         time = making.seconds
         if making.end is not End.RESULT:
@@ -173,7 +173,7 @@ class Volunteers:
         """Stop with what the server does not want any more."""
         host.queue = tuple(lease for lease in host.queue if lease.replica not in ended)
         if host.making is not None and host.making.lease.replica in ended:
-            self._tally.spent(host.making, self._done(host.making, now))
+            self._tally.spent(host.making.made, self._done(host.making, now))
             host.making = None
 
     def _done(self, making: Making, now: Instant) -> float:
@@ -187,7 +187,7 @@ class Volunteers:
             self._go(host, now, host.group.vanish_seconds)
             return None
         share = self._done(making, now) if making.end is End.FAILURE else 1.0
-        self._tally.spent(making, share)
+        self._tally.spent(making.made, share)
         host.making = None
         outcome = self._failed(making, share) if making.end is End.FAILURE else self._result(making)
         report = Report(replica=making.lease.replica, outcome=outcome)
@@ -200,13 +200,13 @@ class Volunteers:
     def _result(self, making: Making) -> Finished:
         job, lease = making.job, making.lease
         names = application_of(job.request).result_names(job.request, lease.task)
-        if making.strips is not None:
-            names = audit_names(names, making.strips)
+        if making.made.strips is not None:
+            names = audit_names(names, making.made.strips)
         digest = f"{lease.replica:064x}"
-        size = _FRAME_BYTES if making.strips is None else _STRIP_BYTES
+        size = _FRAME_BYTES if making.made.strips is None else _STRIP_BYTES
         self._store.arrived(lease.replica, frozenset((digest,)))
         return Finished(
-            fingerprint=fingerprint(making.content, lease.job, lease.task),
+            fingerprint=fingerprint(making.made.content, lease.job, lease.task),
             files=tuple([ResultFile(name=name, sha256=digest, size=size) for name in names]),
             seconds=making.seconds,
         )

@@ -427,6 +427,7 @@ def test_boxed_results_were_read(grid: StoredGrid) -> None:
         (replicas[0], "12+2"),
     ]
     assert not boxed.get((job, TaskNumber(1)))
+    assert grid.store.result(replicas[0])[1] == FILES_TEXT
 
 
 # --- trust ------------------------------------------------------------------------------------------------------
