@@ -76,7 +76,8 @@ class MemoryJobs:
         """Return how many tasks of a job each host failed."""
         failures: dict[HostId, int] = {}
         for task in self._begun(job):
-            for host in {a.host for a in self._attempts(task) if a.state is ReplicaState.FAILED}:
+            failed = (a for a in self._attempts(task) if a.state is ReplicaState.FAILED and a.audits is None)
+            for host in {attempt.host for attempt in failed}:
                 failures[host] = failures.get(host, 0) + 1
         return failures
 

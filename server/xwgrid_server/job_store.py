@@ -287,7 +287,7 @@ class SqlStore:
         """Return how many tasks of a job each host failed."""
         query = (
             select(replicas.c.host_id, func.count(replicas.c.task.distinct()).label("failures"))
-            .where(replicas.c.job_id == job, replicas.c.state == "failed")
+            .where(replicas.c.job_id == job, replicas.c.state == "failed", replicas.c.audits.is_(None))
             .group_by(replicas.c.host_id)
         )
         with reading(self._engine) as connection:

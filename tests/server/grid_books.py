@@ -153,6 +153,7 @@ class Books:
                 drawn_for |= {(job, number)} if in_lottery else set()
             assert all(number > ready.cursor and not ready.exhausted for number in stored), "the rest is still to come"
             assert _in_buckets(ready.buckets) <= set(ready.begun)
+            assert ready.failures == store.host_failures(job)
             live = {ReplicaId(row.id) for row in _leased(self._engine, job)}
             assert index._live.get(job, 0) == len(live)
         assert set(index._lottery._expired) == drawn_for
