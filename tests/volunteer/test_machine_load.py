@@ -8,6 +8,8 @@ import sys
 from xwgrid_volunteer.machine_load import MachineLoad
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass"
+# The kernel books processor time in ticks of 10 ms, and that of the program and of its system calls apart.
+BURNT = 0.45
 
 
 def test_our_own_tasks_are_no_load() -> None:
@@ -19,7 +21,7 @@ def test_our_own_tasks_are_no_load() -> None:
         task.stdout.readline()
         while_it_runs = load._own()
         task.communicate(b"\n")
-    assert while_it_runs - before >= 0.5
+    assert while_it_runs - before >= BURNT
     assert load._own() >= while_it_runs
 
 
@@ -34,7 +36,7 @@ def test_another_volunteers_tasks_are_no_load_either() -> None:
         assert starter.stdout is not None
         starter.wait()
         starter.stdout.readline()
-        assert load._own() - before >= 0.5
+        assert load._own() - before >= BURNT
 
 
 def test_the_share_is_a_share() -> None:
