@@ -2,8 +2,9 @@
 
     python cheating_renderer.py area|samples RUNTIME... ENTRY SPEC.json
 
-`area` alters a small rectangle of every whole frame and renders audits of others honestly; `samples` renders everything
-with half the samples. The daemon is the ordinary one; its settings name this as the command of its runtime.
+`area` alters a small rectangle of every frame's picture, not of its raw passes, and does audits of others honestly;
+`samples` renders everything with half the samples. The daemon is the ordinary one; its settings name this as the
+command of its runtime.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def _alter(event: dict[str, object], outputs: dict[int, str]) -> None:
     if event.get("event") != "finished" or replica not in outputs or not isinstance(names, list):
         return
     for name in names:
+        if not str(name).endswith(".png"):
+            continue
         path = Path(os.environ.get("XWGRID_WORK", "/work"), outputs[int(str(replica))], str(name))
         with Image.open(path) as picture:
             rows = np.array(picture)

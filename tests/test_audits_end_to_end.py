@@ -1,23 +1,27 @@
-"""Audits in a grid of real processes: four volunteers of four owners, two of whom cheat."""
+"""Audits in a grid of real processes: four volunteers of four owners, some of whom cheat."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from sqlalchemy import select
-from xwgrid_schema.tables import hosts, replicas, standings
+from xwgrid_schema.tables import hosts, jobs, replicas, standings
 from xwgrid_server import database
 
-from tests.grid import Grid
+from tests.applications.driven import blender, drive
+from tests.grid import RUNTIMES, Grid
 from tests.rendering import pixels, python_with_blender, render_plainly, tiny_scene
-from xwgrid.auditing import parse_strips
+from xwgrid import wire
+from xwgrid.auditing import DENOISED, parse_strips
+from xwgrid.model import Audit, BlenderWork, JobRequest
 from xwgrid.requester.settings import save_credentials
 
-FRAMES = 12
+FRAMES, DENOISED_FRAMES = 12, 6
 WIDTH, HEIGHT, SAMPLES = 96, 540, 4
 
 
@@ -29,17 +33,8 @@ def test_cheats_are_caught_at_less_than_half_a_frame_more(tmp_path: Path) -> Non
     scene = tiny_scene(tmp_path)
     out = tmp_path / "out"
     with Grid(tmp_path / "grid") as grid:
-        grid.add_user("requester")
-        for name, cheats in (("honest", None), ("upright", None), ("painter", "area"), ("miser", "samples")):
-            grid.add_user(name)
-            grid.add_volunteer(name, name, "" if cheats is None else _cheating(cheats)).start()
-        _wait_until_all_called(grid)
-        save_credentials(tmp_path / "credentials", grid.credentials("requester"))
-        settings = tmp_path / "requester.toml"
-        settings.write_text(f"credentials = {json.dumps(str(tmp_path / 'credentials'))}\n")
-        wishes = ["--frames", f"1-{FRAMES}", "--resolution", f"{WIDTH}x{HEIGHT}", "--samples", str(SAMPLES)]
-        wishes += ["--no-denoise", "--policy", "audit", "--epsilon", "0.001", "--out", str(out)]
-        grid.run("xwgrid", "--settings", str(settings), "submit", str(scene), *wishes)
+        _join(grid, honest=None, upright=None, painter="area", miser="samples")
+        _submit(grid, scene, FRAMES, "--no-denoise", "--out", str(out))
         area = _rendered_area(grid)
         wrong = _wrong_results(grid)
     render_plainly(scene, tmp_path / "plain", FRAMES, samples=SAMPLES, width=WIDTH, height=HEIGHT)
@@ -50,6 +45,66 @@ def test_cheats_are_caught_at_less_than_half_a_frame_more(tmp_path: Path) -> Non
     assert wrong["miser"] > 0
     assert wrong["honest"] == wrong["upright"] == 0
     assert area / FRAMES <= 1.4
+
+
+def test_denoised_frames_are_audited_by_their_raw_passes(tmp_path: Path) -> None:
+    """Strips are of the raw passes, and the picture is made of them once more by another owner, who is given them. One
+    volunteer alters pictures after they were denoised: it is caught, and every frame is right.
+    """
+    scene = tiny_scene(tmp_path)
+    out = tmp_path / "out"
+    with Grid(tmp_path / "grid") as grid:
+        _join(grid, honest=None, upright=None, decent=None, painter="area")
+        _submit(grid, scene, DENOISED_FRAMES, "--denoise", "--out", str(out))
+        wrong = _wrong_results(grid)
+        checks = _checks(grid)
+        with database.reading(grid.engine) as connection:
+            request = wire.decode(connection.execute(select(jobs.c.request)).scalar_one(), JobRequest)
+    assert isinstance(request.work, BlenderWork)
+    assert request.work.raw_passes
+    assert isinstance(request.policy, Audit)
+    tasks: list[dict[str, int | str]] = [{"frame": frame} for frame in range(1, DENOISED_FRAMES + 1)]
+    (tmp_path / "right").mkdir()
+    right = drive(tmp_path / "right", blender(), request, tasks, inputs=scene.parent)
+    assert sorted(path.name for path in (out / "frames").iterdir()) == [
+        f"frame_{task['frame']:04d}.png" for task in tasks
+    ]
+    for number, task in enumerate(tasks, 1):
+        name = f"frame_{task['frame']:04d}.png"
+        (tmp_path / name).write_bytes(right.files(number)[name])
+        assert np.array_equal(pixels(out / "frames" / name), pixels(tmp_path / name))
+    assert wrong["painter"] > 0
+    assert wrong["honest"] == wrong["upright"] == wrong["decent"] == 0
+    assert checks[DENOISED] > 0
+    assert checks["strips"] > 0
+
+
+def _join(grid: Grid, **volunteers: str | None) -> None:
+    """Start volunteers of as many owners, by name: None is honest, else how it cheats. Returns once all have called."""
+    grid.add_user("requester")
+    for name, cheats in volunteers.items():
+        grid.add_user(name)
+        grid.add_volunteer(name, name, "" if cheats is None else _cheating(cheats)).start()
+    _wait_until_all_called(grid)
+
+
+def _submit(grid: Grid, scene: Path, frames: int, *wishes: str) -> None:
+    """Have a film rendered under audits, and fetch it."""
+    credentials, settings = scene.with_name("credentials"), scene.with_name("requester.toml")
+    save_credentials(credentials, grid.credentials("requester"))
+    lines = (f"credentials = {json.dumps(str(credentials))}", f"runtimes = {json.dumps(str(RUNTIMES))}")
+    settings.write_text("\n".join(lines) + "\n")
+    asked = ["--frames", f"1-{frames}", "--resolution", f"{WIDTH}x{HEIGHT}", "--samples", str(SAMPLES)]
+    asked += ["--policy", "audit", "--epsilon", "0.001", *wishes]
+    grid.run("xwgrid", "--settings", str(settings), "submit", str(scene), *asked)
+
+
+def _checks(grid: Grid) -> Counter[str]:
+    """Return how often audits were made that had a word: of strips, and of denoising."""
+    query = select(replicas.c.strips).where(replicas.c.audits.is_not(None), replicas.c.fingerprint.is_not(None))
+    with database.reading(grid.engine) as connection:
+        found = connection.execute(query).scalars()
+        return Counter(DENOISED if strips == DENOISED else "strips" for strips in found)
 
 
 def _cheating(kind: str) -> str:

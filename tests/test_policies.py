@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xwgrid.auditing import parse_strips, reach
+from xwgrid.auditing import DENOISED, parse_strips, reach
 from xwgrid.drawing import Lots
 from xwgrid.lifecycle import LIVE
 from xwgrid.model import (
@@ -418,3 +418,98 @@ def test_an_accepted_result_has_somebodys_word(policy: Policy, box: tuple[list[A
         assert not set(found.winners) & set(found.losers)
         if isinstance(policy, Audit):
             assert len({voting[each].voter for each in found.winners}) > 1, "somebody else looked at it"
+
+
+# --- where everybody has voted ----------------------------------------------------------------------------------
+
+
+def test_where_nobody_is_left_to_ask_the_most_equal_results_win() -> None:
+    """Two of four are no strict majority: another owner decides. Where none is about, two that are equal are enough,
+    but not two against two, nor while a result is still to come.
+    """
+    differ = [ballot(1, "lie"), ballot(2), ballot(3, "slip"), ballot(4)]
+    assert verdict(Audit(), differ, others=1) == Undecided(1)
+    found = verdict(Audit(), differ, others=0)
+    assert isinstance(found, Agreed)
+    assert (found.winners, found.losers) == ((2, 4), (1, 3))
+    assert verdict(Audit(), [*differ[:3], ballot(4, "lie"), ballot(5)], others=0) == Undecided(2)
+    assert isinstance(verdict(Audit(), [*differ, ballot(5, state=LEASED)], others=0), Undecided)
+    assert isinstance(verdict(Audit(), differ[:2], others=0), Undecided)
+
+
+def test_fixed_replication_waits_for_a_strict_majority() -> None:
+    """Who asks for fixed replication gets it, however long that takes."""
+    differ = [ballot(1, "lie"), ballot(2), ballot(3, "slip"), ballot(4)]
+    assert verdict(Fixed(), differ, others=0) == Undecided(1)
+
+
+# --- pictures that are denoised in a step of their own ----------------------------------------------------------
+
+
+def denoising(number: int, state: ReplicaState = VOTING, of: int = 1, **differences: float) -> Attempt:
+    """Return an audit that made the picture of replica `of` once more of its raw passes."""
+    return audit(number, 1, state, of, **differences)._replace(strips=DENOISED)
+
+
+def in_steps(attempts: Sequence[Attempt], *more: Any, **facts: Any) -> Verdict:
+    """Return what is said of the attempts at a frame that is denoised in a step of its own."""
+    return decide(case(Audit(), attempts, *more, **facts)._replace(in_steps=True), GRID, LOT)
+
+
+def test_raw_passes_and_denoising_are_looked_at_by_different_owners() -> None:
+    """A strip is looked for in the raw passes, and the picture is made of them once more: two audits, never one, since
+    who denoises has the raw passes to copy from.
+    """
+    found = in_steps([ballot(1)])
+    assert isinstance(found, Undecided)
+    assert [order.strips == DENOISED for order in found.audits] == [False, True]
+    assert in_steps([ballot(1)], ordered=found.audits) == found
+    assert isinstance(in_steps([ballot(1), audit(2)]), Undecided)
+    assert isinstance(in_steps([ballot(1), denoising(2)]), Undecided)
+    assert isinstance(in_steps([ballot(1), audit(2), denoising(3)]), Agreed)
+
+
+def test_denoising_is_ordered_once() -> None:
+    """What is out is waited for; what nobody took, or was lost, is asked for again."""
+    assert in_steps([ballot(1), audit(2), denoising(3, LEASED)]) == Undecided(0)
+    lost = in_steps([ballot(1), audit(2), denoising(3, LOST)])
+    assert isinstance(lost, Undecided)
+    assert [order.strips for order in lost.audits] == [DENOISED]
+
+
+def test_a_suspects_denoising_counts_for_nothing() -> None:
+    """Who was wrong lately may say that it fits: somebody else is asked."""
+    suspect = {3: accused(PROVEN, NOW)}
+    found = in_steps([ballot(1), audit(2), denoising(3)], suspect)
+    assert isinstance(found, Undecided)
+    assert [order.strips for order in found.audits] == [DENOISED]
+
+
+def test_a_picture_that_is_not_what_its_raw_passes_give_is_disputed() -> None:
+    """The frame is rendered in full by others, and whoever did not do as told loses the vote: author, or auditor."""
+    liar = [ballot(1, "lie"), audit(2), denoising(3, r1=0.2)]
+    assert in_steps(liar) == Undecided(1)
+    found = in_steps([*liar, ballot(4), ballot(5)])
+    assert isinstance(found, Agreed)
+    assert (found.winners, found.losers) == ((4, 5), (1,))
+    accuser = [ballot(1), audit(2), denoising(3, r1=0.2), ballot(4)]
+    found = in_steps(accuser)
+    assert isinstance(found, Agreed)
+    assert (found.winners, found.losers) == ((1, 4, 2), (3,))
+
+
+def test_denoising_bears_no_witness_for_raw_passes() -> None:
+    """That a picture was made of its raw passes does not say that these are right: the vote is of full results."""
+    disputed = [ballot(1, "lie"), audit(2, r1=0.5), denoising(3)]
+    assert in_steps(disputed) == Undecided(1)
+    found = in_steps([disputed[0], audit(2, r1=0.5, r4=0.0), disputed[2], ballot(4)])
+    assert isinstance(found, Agreed)
+    assert (found.winners, found.losers) == ((4, 2), (1,))
+
+
+def test_a_lie_in_the_denoising_is_caught_for_certain() -> None:
+    """It stands for no other that slipped through; one in the raw passes that a strip met stands for many."""
+    wrong = ballot(1, "lie")
+    film = request(Audit())
+    assert how_caught(film, ROWS, [wrong, denoising(2, r1=0.2)], wrong).chance == 1.0
+    assert how_caught(film, ROWS, [wrong, audit(2, r1=0.5), denoising(3)], wrong).chance < 0.1

@@ -71,6 +71,9 @@ class ManySeen:
     def count(self, _class: str) -> int:
         return 0
 
+    def is_about(self, _class: str, _owner: UserId) -> bool:
+        return False
+
     def draw(self, _class: str, _random: Random) -> UserId | None:
         return None
 

@@ -20,6 +20,8 @@ STRIP_SHARE: Final = 1 / 500
 LEAST_ROWS: Final = 2
 # Strips one auditor renders, where there are auditors enough: of more, neighbouring ones are of different owners.
 STRIPS_AN_AUDIT: Final = 20
+# In place of strips: the audit makes the picture once more of its author's raw passes, and all of it is compared.
+DENOISED: Final = "denoised"
 
 
 class Strip(NamedTuple):
@@ -64,6 +66,11 @@ def deal(strips: Sequence[Strip], most: int, a_layer: int = STRIPS_AN_AUDIT) -> 
 def written(strips: Sequence[Strip]) -> str:
     """Return strips as `parse_strips` reads them: "12+2,90+2"."""
     return ",".join(f"{strip.first}+{strip.rows}" for strip in strips)
+
+
+def number_of_strips(text: str) -> int:
+    """Return how many strips an audit has: none where it looks at the denoising."""
+    return 0 if text == DENOISED else text.count(",") + 1
 
 
 def parse_strips(text: str, height: int | None = None) -> tuple[Strip, ...]:

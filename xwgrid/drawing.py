@@ -25,7 +25,7 @@ PATIENCE: Final[Seconds] = 30.0
 # With fewer others about, a liar's friend is as good as certain to be drawn.
 LEAST_OWNERS: Final = 3
 MOST_DRAWS: Final = 3  # times that offers of one task may run out
-# Audits that nobody takes are thought over after this long: those who could have done them may have left, or lied.
+# Checks that nobody takes are thought over after this long: those who could have done them may have left, or lied.
 REMINDER: Final[Seconds] = 30.0
 LONGEST_REMINDER: Final[Seconds] = 3_600.0
 # Owners looked at for one that has the scene loaded, or is proven; and for one that may have it at all.
@@ -36,7 +36,7 @@ Key: TypeAlias = tuple[JobId, TaskNumber]
 
 
 class Reminders:
-    """Audits that anybody may have and nobody takes: they are thought over after a while, and then ever more seldom."""
+    """Checks that anybody may have and nobody takes: they are thought over after a while, and then ever more seldom."""
 
     def __init__(self) -> None:
         self._due: list[tuple[Instant, Seconds, Key]] = []
@@ -81,6 +81,9 @@ class Owners(Protocol):
 
     def count(self, result_class: str) -> int:
         """Return how many there are."""
+
+    def is_about(self, result_class: str, owner: UserId) -> bool:
+        """Say whether an owner is one of them."""
 
     def draw(self, result_class: str, random: Random) -> UserId | None:
         """Return any one of them, each with the same chance."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from xwgrid.auditing import DENOISED, number_of_strips
 from xwgrid.model import Credibility, Policy, ReplicaId, ReplicaState
 from xwgrid.voting import Attempt
 
@@ -26,12 +27,17 @@ def grounds(task: Decided) -> str:
     right = [attempt for attempt in task.attempts if attempt.state is ReplicaState.AGREED and not attempt.is_test]
     equal = sum(attempt.audits is None for attempt in right)
     audits = [attempt for attempt in right if attempt.audits is not None]
-    strips = sum((attempt.strips or "").count(",") + 1 for attempt in audits)
-    others = len({attempt.voter for attempt in audits})
+    of_strips = [audit for audit in audits if audit.strips != DENOISED]
+    strips = sum(number_of_strips(audit.strips or "") for audit in of_strips)
+    wrong = sum(a.state is ReplicaState.OUTVOTED and a.audits is None and not a.is_test for a in task.attempts)
     found = [f"{equal} equal results"] if equal > 1 else []
-    if audits:
-        who = _number(others, "other host" if task.private else "other owner")
+    if equal > 1 and wrong >= equal:
+        found = [f"{equal} equal results among {equal + wrong}, and nobody else was about to decide"]
+    if of_strips:
+        who = _others(task, of_strips)
         found.append(f"{_number(strips, 'strip')} by {who} {'fits' if strips == 1 else 'fit'}")
+    if len(of_strips) < len(audits):
+        found.append(f"denoising by {_others(task, [a for a in audits if a.strips == DENOISED])} fits")
     if not found:
         proved = isinstance(task.policy, Credibility)
         found = ["1 result, of a host that has proved itself" if proved else "1 result, and nobody checked it"]
@@ -42,6 +48,10 @@ def grounds(task: Decided) -> str:
         checks = _number(task.undrawn, "check")
         said.append(f"{checks} went to whoever asked, for too few owners were about to draw from")
     return "; ".join(said)
+
+
+def _others(task: Decided, audits: Sequence[Attempt]) -> str:
+    return _number(len({audit.voter for audit in audits}), "other host" if task.private else "other owner")
 
 
 def _outcome(task: Decided) -> str:

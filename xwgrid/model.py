@@ -116,6 +116,8 @@ class BlenderWork(Struct, frozen=True, kw_only=True, tag="blender", tag_field="a
     width: Annotated[int, Meta(ge=1, le=65_536)]  # of the picture that comes out, resolution percentage applied
     height: Annotated[int, Meta(ge=1, le=65_536)]
     denoise: bool | None = None  # None keeps the file's
+    # Denoised in a step of its own, of raw passes that come with the picture: these can be audited by parts.
+    raw_passes: bool = False
     format: Literal["PNG", "JPEG", "OPEN_EXR"] = "PNG"
     color_depth: Literal["8", "16", "32"] = "8"
     allow_missing: bool = False  # render although linked libraries are missing, without what they hold

@@ -7,7 +7,7 @@ disputed is settled by the vote of `xwgrid.voting`, with a quorum of at least tw
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, assert_never
 
 from msgspec import structs
@@ -71,6 +71,7 @@ class Case(NamedTuple):
     ordered: Sequence[AuditOrder]  # audits asked for, and not taken by anybody
     standings: Mapping[HostId, Standing]
     others: int = 1_000  # owners (in a private job: hosts) about who may still look at a part of it
+    in_steps: bool = False  # its picture is made of raw passes by denoising: both are looked at
 
 
 def policy_of(request: JobRequest) -> Policy:
@@ -192,7 +193,8 @@ def decide(case: Case, grid: Grid, lot: Lot) -> Verdict:
     tally = _heard(case, grid)
     quorum = quorum_of(case.request)
     if tally.most == 0 or tally.disputed:
-        if tally.is_majority(quorum):
+        # Where everybody about has voted, waiting for a strict majority could be for ever.
+        if tally.is_majority(quorum) or (not case.others and tally.is_first_of_all(quorum)):
             return voting.agreed(case.attempts, tally.best)
         at_first = quorum if tally.disputed else 1
         return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(at_first, at_first))
@@ -235,24 +237,31 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     author = _author(case.attempts)
     reach = auditing.reach(policy.share, case.rows)
     author_doubt = doubt(case.standings.get(author.host, NEWCOMER), lie_rate(grid.climate), grid.now)
-    needed = strips_needed(author_doubt, policy.epsilon, reach, friends_share(grid))
-    done, out = _strips(case, author, grid)
-    if done >= needed:
+    done, out = _looked(case, author, grid, auditing.number_of_strips)
+    missing = strips_needed(author_doubt, policy.epsilon, reach, friends_share(grid)) - done
+    # Denoising is done again as a whole: whoever does it meets every lie.
+    denoised, denoising = _looked(case, author, grid, _is_denoised) if case.in_steps else (0, 0)
+    undone = strips_needed(author_doubt, policy.epsilon, 1.0, friends_share(grid)) - denoised if case.in_steps else 0
+    if missing <= 0 and undone <= 0:
         return voting.agreed(case.attempts, tally.best)
     if tally.most + tally.live >= quorum:
         return Undecided(0)  # a full replica that is on its way says more than strips
     if _audits_lead_nowhere(case, author):
         return replicate
-    missing = needed - done - out
-    if missing <= 0:
+    if missing <= out and undone <= denoising:
         return Undecided(0, tuple(case.ordered))
     if isinstance(replicate, Hopeless):
         return replicate
-    # The place is drawn now that the result is here; a later look at the same result gets other places.
-    strips = auditing.lay_strips(case.rows, missing, lot("strips", author.replica, done, out, len(case.attempts)))
-    dealt = auditing.deal(strips, max(1, case.others - len(case.ordered)), math.ceil(1.0 / reach))
-    orders = (AuditOrder(author.replica, auditing.written(each)) for each in dealt)
-    return Undecided(0, (*case.ordered, *orders))
+    orders = [*case.ordered]
+    if missing > out:
+        # The place is drawn now that the result is here; a later look at the same result gets other places.
+        chance = lot("strips", author.replica, done, out, len(case.attempts))
+        strips = auditing.lay_strips(case.rows, missing - out, chance)
+        dealt = auditing.deal(strips, max(1, case.others - len(orders) - max(0, undone)), math.ceil(1.0 / reach))
+        orders += [AuditOrder(author.replica, auditing.written(each)) for each in dealt]
+    # Never together with strips: whoever denoises is given the raw passes that strips are looked for in.
+    orders += [AuditOrder(author.replica, auditing.DENOISED)] * (undone - denoising)
+    return Undecided(0, tuple(orders))
 
 
 def _audits_lead_nowhere(case: Case, author: Attempt) -> bool:
@@ -272,23 +281,26 @@ def _author(attempts: Sequence[Attempt]) -> Attempt:
     return min(ballots, key=lambda attempt: attempt.replica)
 
 
-def _strips(case: Case, author: Attempt, grid: Grid) -> tuple[int, int]:
-    """Return the strips that fit, and those still out. Those of an auditor who was wrong lately count for nothing."""
+def _looked(case: Case, author: Attempt, grid: Grid, worth: Callable[[str], int]) -> tuple[int, int]:
+    """Return how much of what was looked at fits, and how much is still out.
+
+    What an auditor found who was wrong lately counts for nothing.
+    """
     done = 0
-    out = sum(_number_of_strips(order.strips) for order in case.ordered if order.audits == author.replica)
+    out = sum(worth(order.strips) for order in case.ordered if order.audits == author.replica)
     for attempt in case.attempts:
         if attempt.audits != author.replica or attempt.strips is None:
             continue
         fits = attempt.state is ReplicaState.VOTING and voting.difference(attempt, author) == 0
         if attempt.state in LIVE:
-            out += _number_of_strips(attempt.strips)
+            out += worth(attempt.strips)
         elif fits and not is_suspect(case.standings.get(attempt.host, NEWCOMER), grid.now):
-            done += _number_of_strips(attempt.strips)
+            done += worth(attempt.strips)
     return done, out
 
 
-def _number_of_strips(written: str) -> int:
-    return written.count(",") + 1
+def _is_denoised(strips: str) -> int:
+    return int(strips == auditing.DENOISED)
 
 
 def how_caught(request: JobRequest, rows: int | None, attempts: Sequence[Attempt], loser: Attempt) -> Caught:
@@ -301,9 +313,10 @@ def how_caught(request: JobRequest, rows: int | None, attempts: Sequence[Attempt
     beside = [a.differences[loser.replica] for a in full if loser.replica in a.differences]
     beside += [loser.differences[a.replica] for a in full if a.replica in loser.differences]
     reach = auditing.reach(max(beside, default=policy.share), rows)
-    strips = sum(
-        _number_of_strips(a.strips) for a in attempts if a.audits == loser.replica and a.strips and a.differences
-    )
+    audits = [a for a in attempts if a.audits == loser.replica and a.strips and a.differences]
+    if any(a.strips == auditing.DENOISED and a.differences.get(loser.replica, 0.0) > 0 for a in audits):
+        return Caught()  # whoever denoises meets it for certain
+    strips = sum(auditing.number_of_strips(a.strips or "") for a in audits)
     return Caught(1.0 - missing_probability(strips, reach, 0.0) if strips else 1.0, 1.0 - reach)
 
 

@@ -83,6 +83,7 @@ class JobCard(NamedTuple):
     renderer: str | None  # a version the job is pinned to
     rows: int | None = None  # the height of its pictures, None when they cannot be rendered in parts
     application: str = ""
+    in_steps: bool = False  # its pictures are made of raw passes by denoising
 
 
 class JobProgress(NamedTuple):

@@ -146,10 +146,12 @@ class ReadyIndex:
         """Return how many owners (in a private job: hosts) are about who take no part in a task yet."""
         taking_part = {attempt.voter: attempt.result_class for attempt in attempts if attempt.state in KEEPS_OTHERS_OUT}
         result_class = next(iter(taking_part.values()), "")
-        own = self._census.seen(result_class, card.owner)
         if card.request.private:
-            return max(0, own - len(taking_part))
-        return max(0, self._census.count(result_class) - len(taking_part) - (own > 0))
+            return max(0, self._census.seen(result_class, card.owner) - len(taking_part))
+        kept_out = {card.owner, *taking_part}
+        return self._census.count(result_class) - sum(
+            self._census.is_about(result_class, UserId(owner)) for owner in kept_out
+        )
 
     # --- the lottery --------------------------------------------------------------------------------------------
 
@@ -158,13 +160,12 @@ class ReadyIndex:
         return min(filter(None, (self._lottery.next_due(), self._reminders.next_due())), default=None)
 
     def to_think_over(self, now: Instant) -> list[Key]:
-        """Return tasks whose audits nobody took for a while."""
-        return self._reminders.due(now, self._has_open_audits)
+        """Return tasks whose checks nobody took for a while."""
+        return self._reminders.due(now, self._has_open_checks)
 
-    def _has_open_audits(self, key: Key) -> bool:
+    def _has_open_checks(self, key: Key) -> bool:
         job = self._jobs.get(key[0])
-        task = None if job is None else job.begun.get(key[1])
-        return job is not None and task is not None and bool(task.audits) and job.is_open_to_all(key[1])
+        return job is not None and key[1] in job.begun and job.is_open_to_all(key[1])
 
     def draw(self, now: Instant) -> tuple[list[UserId], int]:
         """Draw owners for the checks that are due; return them, and how many parts whoever asks may have now."""
@@ -176,9 +177,7 @@ class ReadyIndex:
             owners = self._lottery.draw(self._wish(job, task), now)
             if owners is None:
                 self._lottery.withdraw(key)
-                job.open_to_all(task.number)
-                if task.audits:
-                    self._reminders.watch(key, now)
+                self._open_to_all(job, task, now)
                 opened += task.parts
             else:
                 drawn += owners
@@ -214,11 +213,15 @@ class ReadyIndex:
             self._lottery.enter(key, task.parts, job.progress.mean_seconds, now)
         else:
             self._lottery.withdraw(key)
-            job.open_to_all(task.number)
-            if task.audits:
-                self._reminders.watch(key, now)
+            self._open_to_all(job, task, now)
             return task.parts
         return 0
+
+    def _open_to_all(self, job: ReadyTasks, task: ReadyTask, now: Instant) -> None:
+        job.open_to_all(task.number)
+        # Whether more will come of a task whose results differ hangs on who is about.
+        if task.audits or (len(task.voters) > 1 and uses_standing(job.card.request)):
+            self._reminders.watch((job.card.job, task.number), now)
 
     def _is_drawn_for(self, job: ReadyTasks, task: ReadyTask) -> bool:
         """Say whether a task's checks are drawn: those of a public job, when enough others are about."""

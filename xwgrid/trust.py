@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from xwgrid.auditing import number_of_strips
 from xwgrid.model import Instant, Seconds, UserId
 
 # --- what a host has to do to be trusted ------------------------------------------------------------------------
@@ -224,8 +225,8 @@ def after_valid(standing: Standing, units: float, requester: UserId, *, test: bo
 
 
 def share_of_frame(strips: str | None) -> float:
-    """Return what part of a frame's work a replica did: an audit's `strips`, or all of it."""
-    return 1.0 if strips is None else min(1.0, (strips.count(",") + 1) * STRIP_WORTH)
+    """Return what part of a frame's work a replica did: an audit's `strips`, or all of it. Denoising counts as one."""
+    return 1.0 if strips is None else min(1.0, max(1, number_of_strips(strips)) * STRIP_WORTH)
 
 
 def after_wrong(standing: Standing, now: Instant, *, test: bool = False) -> Standing:

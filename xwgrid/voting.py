@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from xwgrid.auditing import DENOISED
 from xwgrid.lifecycle import LIVE
 from xwgrid.model import Cause, Digest, HostId, ReplicaId, ReplicaState, Seconds
 from xwgrid.tolerances import Cast, close_pairs, medoid_groups
@@ -89,10 +90,15 @@ class Tally(NamedTuple):
     total: int  # voters who said something that tells the candidates apart
     live: int  # full replicas still out
     disputed: bool  # ballots differ, or an audit differs from the result it looked at
+    second: int = 0  # supporters of the next best candidate
 
     def is_majority(self, quorum: int) -> bool:
         """Say whether the best candidate has a strict majority of at least `quorum` voters."""
         return self.most >= quorum and 2 * self.most > self.total
+
+    def is_first_of_all(self, quorum: int) -> bool:
+        """Say whether the best candidate has more voters than any other, at least `quorum`, and none are to come."""
+        return self.live == 0 and self.most >= quorum and self.most > self.second
 
     def wanted(self, replicas: int, quorum: int) -> int:
         """Return the fewest further full replicas that could make the best candidate win."""
@@ -138,15 +144,16 @@ def count(attempts: Sequence[Attempt]) -> Tally:
         if not against:
             continue
         disputed = True
-        if audit.voter in voted:
-            continue  # the owner's own ballot says more
+        if audit.voter in voted or audit.strips == DENOISED:
+            continue  # the owner's own ballot says more; and who denoised says nothing of anybody else's result
         voted.add(audit.voter)
         total += 1
         fits = {fingerprint for fingerprint, share in shares if share == 0} - against
         if len(fits) == 1:
             supporters[fits.pop()] += 1
     best = max(supporters, key=supporters.__getitem__, default="")
-    return Tally(best, supporters.get(best, 0), total, live, disputed)
+    second = max((number for fingerprint, number in supporters.items() if fingerprint != best), default=0)
+    return Tally(best, supporters.get(best, 0), total, live, disputed, second)
 
 
 def candidates(ballots: Sequence[Attempt]) -> Mapping[ReplicaId, Digest]:

@@ -14,6 +14,7 @@ from xwgrid.model import (
     Fixed,
     HostFacts,
     HostId,
+    InputFile,
     Instant,
     JobId,
     JobState,
@@ -108,6 +109,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     spec: Digest  # the blob that holds the JobSpec
     arguments: dict[str, int | str]  # such as {"frame": 7}
     lease_seconds: Seconds
+    inputs: tuple[InputFile, ...] = ()  # of this task alone: somebody's raw passes, which are to be denoised again
 
 
 class EndedLease(Struct, frozen=True, kw_only=True):
@@ -221,7 +223,8 @@ class ReplicaView(Struct, frozen=True, kw_only=True):
     fingerprint: str | None = None
     result_class: str = ""
     audits: ReplicaId | None = None  # the replica whose result it looked at; None: it is a full one
-    strips: str | None = None  # of an audit: the rows it looked at, such as "12+2,90+2": first and how many
+    # Of an audit: the rows it looked at, such as "12+2,90+2" (first and how many); "denoised": it denoised once more.
+    strips: str | None = None
     differed: Annotated[float, Meta(ge=0, le=1)] | None = None  # of an audit: the share of its rows that differ
     test: bool = False  # of a host that had to prove itself, on a task that was decided before
 

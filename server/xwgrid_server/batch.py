@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
+from xwgrid.auditing import DENOISED
 from xwgrid.lifecycle import REPLICA_MOVES, ReplicaEvent, move
 from xwgrid.model import Audit, Cause, HostId, Instant, JobId, ReplicaId, ReplicaState
 from xwgrid.policies import Lot, policy_of
@@ -129,7 +130,7 @@ class Batch:
         return tuple(self._beside(order, boxes.get((order.job, order.task), ())) for order in self._to_read)
 
     def _beside(self, order: ReadOrder, box: Sequence[BoxedResult]) -> ReadOrder:
-        mine = self._rows[order.replica].attempt.result_class
+        mine = self._rows[order.replica].attempt
         return order._replace(others=others(self.card(order.job), order, mine, box, self.index.eligible.tolerances))
 
     def changes(self) -> Changes:
@@ -207,9 +208,9 @@ class Batch:
 
 
 def others(
-    card: JobCard, order: ReadOrder, result_class: str, box: Sequence[BoxedResult], tolerances: Tolerances
+    card: JobCard, order: ReadOrder, mine: Attempt, box: Sequence[BoxedResult], tolerances: Tolerances
 ) -> tuple[Other, ...]:
-    """Return the results of a task that one of `result_class` is laid beside.
+    """Return the results of a task that the one of `mine` is laid beside.
 
     Within its class, in an audited job: an audit beside full results, these beside all. Full results of other classes
     where a tolerance was measured for the two.
@@ -218,14 +219,26 @@ def others(
     for each in box:
         if each.replica == order.replica:
             continue
-        if each.result_class == result_class:
-            if is_audited(card) and (order.strips is None or each.audits is None):
+        if each.result_class == mine.result_class:
+            if is_audited(card) and may_be_compared(mine, each):
                 fitting.append(Other(each.replica, each.files, each.strips))
         elif order.strips is None and each.audits is None:
-            tolerance = tolerances.between(card.application, result_class, each.result_class)
+            tolerance = tolerances.between(card.application, mine.result_class, each.result_class)
             if tolerance is not None:
                 fitting.append(Other(each.replica, each.files, tolerance=tolerance))
     return tuple(fitting[:MOST_OTHERS])
+
+
+def may_be_compared(one: Attempt, other: BoxedResult) -> bool:
+    """Say whether two results of one class have anything in common that says something of one of them.
+
+    What was denoised of somebody's raw passes says nothing of anybody else's picture.
+    """
+    if one.audits is not None and other.audits is not None:
+        return False
+    if DENOISED in {one.strips, other.strips}:
+        return one.audits == other.replica or other.audits == one.replica
+    return True
 
 
 def is_audited(card: JobCard) -> bool:

@@ -15,7 +15,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 from xwgrid_schema.tables import blob_grants, blobs, job_blobs, jobs, replica_blobs, replicas, users
 
 from xwgrid import wire
-from xwgrid.model import Digest, HostId, Instant, JobId, JobRequest, Limits, ReplicaId, ReplicaState, UserId
+from xwgrid.applications.registry import application_of
+from xwgrid.auditing import DENOISED
+from xwgrid.model import (
+    Digest,
+    HostId,
+    Instant,
+    JobId,
+    JobRequest,
+    Limits,
+    ReplicaId,
+    ReplicaState,
+    ResultFile,
+    TaskNumber,
+    UserId,
+)
 
 # SQLite takes 32,766 parameters in a statement.
 _BATCH = 10_000
@@ -82,17 +96,31 @@ def user_may_read(connection: Connection, user: UserId, digest: Digest) -> bool:
 
 
 def host_may_read(connection: Connection, host: HostId, digest: Digest) -> bool:
-    """Tell whether a host holds a live lease of a job that names this blob."""
+    """Tell whether a host holds a live lease of a job that names this blob, or that is to denoise what is in it."""
+    leased = (replicas.c.host_id == host, replicas.c.state == literal(ReplicaState.LEASED.value, literal_execute=True))
     query = (
         select(literal(1))
         .select_from(replicas.join(job_blobs, job_blobs.c.job_id == replicas.c.job_id))
-        .where(
-            replicas.c.host_id == host,
-            replicas.c.state == literal(ReplicaState.LEASED.value, literal_execute=True),
-            job_blobs.c.digest == digest,
-        )
+        .where(*leased, job_blobs.c.digest == digest)
     )
-    return bool(connection.execute(select(query.exists())).scalar())
+    if connection.execute(select(query.exists())).scalar():
+        return True
+    author = replicas.alias("author")
+    query_of_raw = (
+        select(author.c.task, author.c.files, jobs.c.request)
+        .select_from(replicas)
+        .join(author, author.c.id == replicas.c.audits)
+        .join(jobs, jobs.c.id == author.c.job_id)
+        .where(*leased, replicas.c.strips == DENOISED)
+    )
+    return any(_is_raw(digest, *row) for row in connection.execute(query_of_raw))
+
+
+def _is_raw(digest: Digest, task: int, files: str, request: str) -> bool:
+    """Say whether a blob is what the picture of a result was made of: the picture itself is not for whoever checks."""
+    found = wire.decode(request, JobRequest)
+    names = application_of(found).raw_names(found, TaskNumber(task))
+    return any(file.sha256 == digest and file.name in names for file in wire.decode(files, tuple[ResultFile, ...]))
 
 
 def live_lease(connection: Connection, host: HostId, replica: ReplicaId) -> LiveLease | None:

@@ -31,6 +31,9 @@ class _Urn:
     def __len__(self) -> int:
         return len(self._owners)
 
+    def __contains__(self, owner: UserId) -> bool:
+        return owner in self._place
+
     def put(self, owner: UserId) -> None:
         """Count one more host of an owner."""
         hosts = self._hosts[owner] = self._hosts.get(owner, 0) + 1
@@ -148,6 +151,11 @@ class Census:
         """Return how many owners with hosts of a class are about."""
         urn = self._urns.get(result_class)
         return 0 if urn is None else len(urn)
+
+    def is_about(self, result_class: str, owner: UserId) -> bool:
+        """Say whether an owner has hosts of a class that are about."""
+        urn = self._urns.get(result_class)
+        return urn is not None and owner in urn
 
     def draw(self, result_class: str, random: Random) -> UserId | None:
         """Return any one of them, each with the same chance."""

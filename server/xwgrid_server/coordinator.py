@@ -11,6 +11,8 @@ from random import Random
 
 import msgspec
 
+from xwgrid.applications.registry import application_of
+from xwgrid.auditing import DENOISED
 from xwgrid.drawing import Lots
 from xwgrid.eligibility import HostCard
 from xwgrid.errors import GridError
@@ -18,6 +20,7 @@ from xwgrid.lifecycle import ReplicaEvent
 from xwgrid.model import (
     Cause,
     HostFacts,
+    InputFile,
     Instant,
     ReplicaId,
     ReplicaState,
@@ -30,6 +33,7 @@ from xwgrid.scheduling import Choice, ReadyIndex
 from xwgrid.splitting import arguments
 from xwgrid.tolerances import Tolerances
 from xwgrid.trust import NEWCOMER, told
+from xwgrid.voting import Attempt, AuditOrder
 from xwgrid.wire import EndedLease, Lease, WorkAnswer, WorkRequest
 from xwgrid_server.answering import Answer, named, turned_away
 from xwgrid_server.batch import Batch, others
@@ -314,10 +318,11 @@ class Coordinator(JobDesk):
         if isinstance(answer, GridError):
             return answer
         leases = [
-            self._lease(row.attempt.replica, self._card(row.job), row.task, row.attempt.strips) for row in answer.again
+            self._lease(row.attempt.replica, self._card(row.job), row.task, _order_of(row.attempt))
+            for row in answer.again
         ]
         leases += [
-            self._lease(claim.id, card, claim.task, claim.strips)
+            self._lease(claim.id, card, claim.task, _order_of(claim))
             for claim, card in answer.given
             if claim.id not in refused
         ]
@@ -332,15 +337,23 @@ class Coordinator(JobDesk):
             standing=told(batch.reputation.of(answer.host.host), batch.now) if says else None,
         )
 
-    def _lease(self, replica: ReplicaId, card: JobCard, task: TaskNumber, strips: str | None) -> Lease:
+    def _lease(self, replica: ReplicaId, card: JobCard, task: TaskNumber, audit: AuditOrder | None) -> Lease:
         return Lease(
             replica=replica,
             job=card.job,
             task=task,
             spec=card.spec,
-            arguments=arguments(card.request, task) | ({} if strips is None else {"strips": strips}),
+            arguments=arguments(card.request, task) | ({} if audit is None else {"strips": audit.strips}),
             lease_seconds=self.lease_seconds,
+            inputs=() if audit is None or audit.strips != DENOISED else self._raw_passes(card, task, audit.audits),
         )
+
+    def _raw_passes(self, card: JobCard, task: TaskNumber, author: ReplicaId) -> tuple[InputFile, ...]:
+        """Return the files that a result's picture was made of."""
+        _, files = self._store.result(author)
+        raw = application_of(card.request).raw_names(card.request, task)
+        decoded = msgspec.json.decode(files, type=tuple[ResultFile, ...])
+        return tuple(InputFile(path=f.name, sha256=f.sha256, size=f.size) for f in decoded if f.name in raw)
 
     def unread(self) -> list[ReadOrder]:
         """Return the results that wait to be read since before this coordinator was made."""
@@ -351,6 +364,11 @@ class Coordinator(JobDesk):
             card, attempt = self._card(row.job), row.attempt
             order = ReadOrder(replica, card.request, row.job, row.task, decoded, attempt.strips)
             box = self._store.boxed([(row.job, row.task)]).get((row.job, row.task), ())
-            beside = others(card, order, attempt.result_class, box, self._index.eligible.tolerances)
+            beside = others(card, order, attempt, box, self._index.eligible.tolerances)
             orders.append(order._replace(others=beside))
         return orders
+
+
+def _order_of(replica: Attempt | Claim) -> AuditOrder | None:
+    """Return the audit that a replica is, None for a full one."""
+    return None if replica.audits is None else AuditOrder(replica.audits, replica.strips or "")

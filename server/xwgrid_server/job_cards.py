@@ -6,7 +6,7 @@ from typing import Final
 
 from xwgrid.applications.registry import application_of
 from xwgrid.errors import NotFound
-from xwgrid.model import BlenderWork, JobId
+from xwgrid.model import BlenderWork, JobId, TaskNumber
 from xwgrid.ready_tasks import JobCard
 from xwgrid.scheduling import ReadyIndex
 from xwgrid_server.store import Store
@@ -36,7 +36,8 @@ class JobCards:
             if len(self._cards) >= MOST_CARDS:
                 self._cards = {open_job.job: open_job for open_job in self._index.jobs()}
             rows = work.height if isinstance(work, BlenderWork) else None
+            in_steps = bool(application.raw_names(row.request, TaskNumber(0)))
             card = self._cards[job] = JobCard(
-                job, row.owner, row.request, row.spec, application.runtime, renderer, rows, application.name
+                job, row.owner, row.request, row.spec, application.runtime, renderer, rows, application.name, in_steps
             )
         return card

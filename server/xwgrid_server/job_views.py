@@ -11,6 +11,7 @@ from msgspec import structs
 from sqlalchemy import Connection, Engine, Row, Select, and_, exists, or_, select
 from xwgrid_schema.tables import hosts, jobs, replicas, tasks, users
 
+from xwgrid.applications.registry import delivered_names
 from xwgrid.errors import NotFound
 from xwgrid.grounds import Decided, grounds
 from xwgrid.lifecycle import LIVE, UNEVENTFUL
@@ -266,10 +267,12 @@ def _task(
         accepted_before=row.accepted_before,
         undrawn=row.undrawn,
     )
+    files = msgspec.json.decode(canonical.files, type=tuple[ResultFile, ...])
+    delivered = delivered_names(request, row.number)
     return structs.replace(
         view,
         value=canonical.value,
-        files=msgspec.json.decode(canonical.files, type=tuple[ResultFile, ...]),
+        files=tuple(file for file in files if file.name in delivered),
         accepted=grounds(decided),
     )
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import msgspec
 
 from xwgrid.applications.registry import application_of
-from xwgrid.auditing import audit_names, parse_strips
 from xwgrid.errors import UnreadableResult
 from xwgrid.lifecycle import ReplicaEvent
 from xwgrid.model import Cause, Digest, HostId, JobId, JobRequest, ReplicaState
@@ -109,9 +108,10 @@ def _wrong_result(request: JobRequest, row: ReplicaRow, finished: Finished, uplo
         except UnreadableResult as error:
             return error.message
         return None
-    names = application.result_names(request, row.task)
-    if row.attempt.strips is not None:
-        names = audit_names(names, parse_strips(row.attempt.strips))
+    if row.attempt.strips is None:
+        names = application.result_names(request, row.task)
+    else:
+        names = application.audit_names(request, row.task, row.attempt.strips)
     if sorted(file.name for file in finished.files) != sorted(names):
         return f"the result should be the files {', '.join(names)}"
     if sum(file.size for file in finished.files) > request.limits.result_bytes:

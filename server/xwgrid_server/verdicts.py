@@ -61,7 +61,7 @@ class Verdicts:
         others = batch.index.others(card, attempts)
         # Who lost a vote that was taken back has a voice in the next one.
         box = [a._replace(state=ReplicaState.VOTING) if a.state is ReplicaState.OUTVOTED else a for a in attempts]
-        case = Case(card.request, card.rows, box, task.audits, batch.reputation.standings, others)
+        case = Case(card.request, card.rows, box, task.audits, batch.reputation.standings, others, card.in_steps)
         verdict = policies.decide(case, batch.reputation.grid, self._lot)
         state, wanted, canonical, reason = TaskState.OPEN, 0, None, why
         audits: tuple[AuditOrder, ...] = ()

@@ -164,6 +164,44 @@ def test_new_hosts_begin_with_one_and_the_same_frame(grid: PaintedGrid) -> None:
     assert {grid.take(2).task, grid.take(3).task} == {1, 2}
 
 
+def test_a_grid_of_four_finds_its_two_cheats(database_url: str) -> None:
+    """Two of four who are equal are no strict majority, but there is nobody else to ask: both others are set aside."""
+    engine = open_engine(database_url)
+    grid = PaintedGrid(engine, owners=4)
+    job = grid.submit(picture_job(9))
+    first = {host: grid.take(host) for host in (1, 2, 3, 4)}
+    assert {lease.task for lease in first.values()} == {0}
+    grid.paint(1, first[1], SPOILT)
+    grid.paint(2, first[2], LIE)
+    grid.paint(3, first[3])
+    grid.paint(4, first[4])
+    assert task(grid, job).accepted == "2 equal results among 4, and nobody else was about to decide"
+    for cheat in (1, 2):
+        assert "set aside" in (grid.call(cheat, want=1).reason or "")
+    engine.dispose()
+
+
+def test_who_might_have_decided_leaves(database_url: str) -> None:
+    """A fifth owner is asked; when they are not about any more, what is undecided is thought over."""
+    engine = open_engine(database_url)
+    grid = PaintedGrid(engine, owners=5)
+    job = grid.submit(picture_job(9))
+    first = {host: grid.take(host) for host in (1, 2, 3, 4)}
+    for host, picture in ((1, SPOILT), (2, LIE), (3, RIGHT), (4, RIGHT)):
+        grid.call(5)
+        grid.paint(host, first[host], picture)
+    assert task(grid, job).state is TaskState.OPEN
+    until = grid.now + 600.0
+    while grid.now < until and task(grid, job).state is TaskState.OPEN:
+        grid.now += 10.0
+        for host in (1, 2, 3, 4):
+            grid.call(host)
+        if (due := grid.coordinator.next_draw()) is not None and due <= grid.now:
+            grid.coordinator.draw(grid.now)
+    assert task(grid, job).state is TaskState.AGREED
+    engine.dispose()
+
+
 def test_new_hosts_go_on_with_a_begun_frame_after_a_restart(grid: PaintedGrid) -> None:
     """A restart forgets what new hosts were at; where nothing fresh is left they join what is begun."""
     job = grid.submit(picture_job(1))

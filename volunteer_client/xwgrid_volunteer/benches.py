@@ -32,6 +32,13 @@ class Work:
     done: float | None = None
     label: str = ""
     starts: int = 0
+    is_fetched: bool = True  # the files of this lease alone, if it has any, are here
+    fetching: Deferred[None] | None = None  # the fetching of these
+
+    @property
+    def holder(self) -> str:
+        """The name under which the files of this lease alone are kept."""
+        return f"replica {self.lease.replica}"
 
 
 @dataclass

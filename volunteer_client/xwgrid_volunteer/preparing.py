@@ -155,9 +155,26 @@ class Preparer:
             raise NotPrepared(f"the files of the job could not be kept: {error}", Cause.STAGING) from error
         return prepared
 
-    def release(self, spec: Digest) -> None:
-        """Let the cache forget a job's files when it needs the room."""
-        self._cache.release(spec)
+    async def fetch(self, holder: str, files: Collection[InputFile]) -> None:
+        """Fetch files that one task needs beside its job's, and pin them under the name `holder`.
+
+        Waits while the server is away, as `prepare`. Raises NotPrepared.
+        """
+        self._cache.pin(holder, {file.sha256 for file in files})
+        try:
+            await self._bring_all(files)
+        except GridError as error:
+            raise NotPrepared(error.message, Cause.STAGING) from error
+        except OSError as error:
+            raise NotPrepared(f"the files of the task could not be kept: {error}", Cause.STAGING) from error
+
+    def fetched(self, files: Collection[InputFile]) -> tuple[tuple[str, Path], ...]:
+        """Return where files lie that were fetched, by name. Raises NotFound."""
+        return tuple((file.path, self._cache.path(file.sha256)) for file in files)
+
+    def release(self, holder: str) -> None:
+        """Let the cache forget what was pinned under a name when it needs the room."""
+        self._cache.release(holder)
 
     async def plan(self, prepared: Prepared, folder: Path) -> JobPlan:
         """Lay a prepared job out in `folder` for one driver process. Raises NotPrepared."""

@@ -7,7 +7,8 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from twisted.python.failure import Failure
 from xwgrid.errors import Conflict
 from xwgrid.model import Cause, ReplicaId
 from xwgrid.reading.bubblewrap import own_ceiling
-from xwgrid_volunteer import process_tree, task_output
+from xwgrid_volunteer import process_tree, staging, task_output
 from xwgrid_volunteer.driver_output import (
     LogTail,
     Output,
@@ -115,16 +116,21 @@ class JobProcess(ProcessProtocol):
             self._log.add(f"{arguments[0]} cannot be started: {error}\n".encode())
             self._finish(Cause.EXITED, f"the program {arguments[0]} cannot be started: {error.strerror}")
 
-    def give(self, replica: ReplicaId, arguments: Mapping[str, int | str]) -> None:
-        """Queue a task. The driver gets it at once, also while it works on another.
+    def give(
+        self, replica: ReplicaId, arguments: Mapping[str, int | str], inputs: Sequence[tuple[str, Path]] = ()
+    ) -> None:
+        """Queue a task, with files, by name, that belong to it alone. The driver gets it at once.
 
-        One given when the process is ending comes back in `Ended.unbegun`. Raises Conflict once that was told.
+        One given when the process is ending comes back in `Ended.unbegun`. Raises Conflict once that was told, and what
+        `staging.add` raises.
         """
         if self._told_end:
             raise Conflict(f"the driver has ended: replica {replica} needs another", replica=replica)
         if self._ended or self._exited or self._quitting or self._stopped_by_us is not None:
             self._late.append(replica)
             return
+        if inputs:
+            staging.add(self._plan.staged, str(replica), inputs)
         nobody = self._plan.tool is not None and self._plan.tool.as_root
         folder = task_output.fresh_folder(self._plan.staged.work, str(replica), for_nobody=nobody)
         self._tasks.append(_Task(replica=replica, folder=folder))
@@ -227,6 +233,7 @@ class JobProcess(ProcessProtocol):
         else:
             event = self._finished(task, said, seconds)
         shutil.rmtree(self._plan.staged.work / task.folder, ignore_errors=True)
+        staging.take_away(self._plan.staged, str(task.replica))
         self._limit.cancel()
         self._measuring.cancel()
         self._begin()

@@ -77,6 +77,33 @@ def stage(
     return staged
 
 
+def add(staged: Staged, task: str, files: Sequence[tuple[str, Path]]) -> None:
+    """Lay files, by name, out for one task alone, where its driver looks for them; `take_away` removes them. Blocking.
+
+    Raises BadInput, NotFound and OutOfSpace as `stage` does; nothing is left then.
+    """
+    folder = _of_task(staged, task)
+    try:
+        folder.mkdir(mode=0o755)
+        for name, source in files:
+            _place(folder, safe_path(name), source)
+    except (OSError, GridError) as error:
+        remove(folder)
+        if isinstance(error, OSError):
+            raise _explained(error, folder) from error
+        raise
+
+
+def take_away(staged: Staged, task: str) -> None:
+    """Remove what `add` laid out. Where there is nothing it is no error."""
+    shutil.rmtree(_of_task(staged, task), ignore_errors=True)
+
+
+def _of_task(staged: Staged, task: str) -> Path:
+    # As `xwgrid.applications.drivers.driver_lines.Task.inputs`.
+    return staged.inputs / f".task-{task}"
+
+
 def safe_path(path: str) -> PurePosixPath:
     """Return a job's path as one that stays below the folder it is put in. Raises BadInput."""
     parts = path.split("/")

@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
+from xwgrid.errors import BadInput, NotFound, OutOfSpace
 from xwgrid.model import Cause, Digest, ReplicaId, Seconds
 from xwgrid.wire import Failed, HandedBack, Lease, Outcome
 from xwgrid_volunteer import placement
@@ -76,15 +77,17 @@ class Workshop:
             return
         work = self._works[lease.replica] = Work(lease)
         job = self._jobs.setdefault(lease.spec, Job())
+        work.is_fetched = not lease.inputs
         if job.prepared is not None:
-            work.stage = Stage.WAITING
-            self._place()
+            self._wait(lease.spec)
         elif job.preparing is None:
             job.preparing = self._begin(self._prepare(lease.spec, job))
+        if lease.inputs and lease.replica in self._works:
+            work.fetching = self._begin(self._fetch(work), work)
 
     def end(self, replica: ReplicaId) -> None:
         """Stop working on a lease and throw away what there is of it: the server ended it."""
-        work = self._works.pop(replica, None)
+        work = self._forget(replica)
         if work is not None:
             self._stop_unwanted()
             self._tidy()
@@ -142,9 +145,37 @@ class Workshop:
                 await self._settle(work, Failed(cause=error.cause, message=error.message[:2_000]), {})
             return
         job.prepared, job.preparing = prepared, None
+        self._wait(spec)
+
+    async def _fetch(self, work: Work) -> None:
+        """Fetch the files of one lease alone."""
+        try:
+            await self._preparer.fetch(work.holder, work.lease.inputs)
+        except NotPrepared as error:
+            work.fetching = None
+            await self._settle(work, Failed(cause=error.cause, message=error.message[:2_000]), {})
+            return
+        work.is_fetched, work.fetching = True, None
+        self._wait(work.lease.spec)
+
+    def _wait(self, spec: Digest) -> None:
+        """Have those leases of a job wait for a place whose files are all here."""
+        job = self._jobs.get(spec)
+        if job is None or job.prepared is None:
+            return
         for work in self._of(spec, Stage.FETCHING):
-            work.stage = Stage.WAITING
+            if work.is_fetched:
+                work.stage = Stage.WAITING
         self._place()
+
+    def _forget(self, replica: ReplicaId) -> Work | None:
+        """Forget a lease, and let go of the files that were its alone."""
+        work = self._works.pop(replica, None)
+        if work is not None and work.lease.inputs:
+            if work.fetching is not None:
+                work.fetching.cancel()
+            self._preparer.release(work.holder)
+        return work
 
     def _of(self, spec: Digest, stage: Stage) -> list[Work]:
         return [work for work in self._works.values() if work.lease.spec == spec and work.stage is stage]
@@ -181,7 +212,7 @@ class Workshop:
         work.stage = Stage.GIVEN
         bench.given.append(work.lease.replica)
         if bench.process is not None:
-            bench.process.give(work.lease.replica, work.lease.arguments)
+            self._hand(bench, bench.process, work)
         elif bench.spec is None:
             bench.spec = work.lease.spec
             prepared = self._jobs[work.lease.spec].prepared
@@ -207,10 +238,21 @@ class Workshop:
         process = JobProcess(self._reactor, plan, lambda event: self._heard(bench, prepared, folder, event))
         bench.process, bench.ready = process, False
         process.start()
-        for replica in bench.given:
-            process.give(replica, self._works[replica].lease.arguments)
+        for replica in list(bench.given):
+            self._hand(bench, process, self._works[replica])
         if self._suspended:
             process.suspend()
+
+    def _hand(self, bench: Bench, process: JobProcess, work: Work) -> None:
+        """Give a task to its process."""
+        lease = work.lease
+        try:
+            process.give(lease.replica, lease.arguments, self._preparer.fetched(lease.inputs))
+        except (BadInput, NotFound, OutOfSpace) as error:
+            message = f"the files of the task could not be laid out: {error.message}"[:2_000]
+            bench.given.remove(lease.replica)
+            self._rest(bench)
+            self._begin(self._settle(work, Failed(cause=Cause.STAGING, message=message), {}))
 
     def _heard(self, bench: Bench, prepared: Prepared, folder: Path, event: RunnerEvent) -> None:
         if isinstance(event, Ready):
@@ -232,8 +274,7 @@ class Workshop:
             elif isinstance(event, TaskFinished):
                 self._begin(self._inspector.throw_away(event.folder))
             self._stop_unwanted()
-            if not bench.given and not bench.leaving:
-                bench.idle = self._reactor.callLater(IDLE_SECONDS, self._leave, bench)
+            self._rest(bench)
             self._place()
 
     async def _conclude(self, work: Work, prepared: Prepared, folder: Path, event: TaskFinished | TaskFailed) -> None:
@@ -253,7 +294,7 @@ class Workshop:
         work.stage = Stage.CHECKING
         if work.lease.replica in self._works:
             await self._ended(work.lease, outcome, files)
-            self._works.pop(work.lease.replica, None)
+            self._forget(work.lease.replica)
         self._tidy()
         self._changed()
 
@@ -279,6 +320,11 @@ class Workshop:
             bench.idle.cancel()
         bench.spec, bench.process, bench.leaving, bench.ready = None, None, False, False
         bench.given = []
+
+    def _rest(self, bench: Bench) -> None:
+        """Keep a process that has nothing to do for a while."""
+        if not bench.given and not bench.leaving:
+            bench.idle = self._reactor.callLater(IDLE_SECONDS, self._leave, bench)
 
     def _leave(self, bench: Bench) -> None:
         """Let an idle process end in good order."""

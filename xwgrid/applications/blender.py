@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from xwgrid import auditing
 from xwgrid.applications.results import ResultFiles
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_PIXELS = 1 << 27
 # 8192 x 4096: two such frames, with their files, are compared in the memory a reader process may use.
 MAX_PARTED_PIXELS: Final = 1 << 25
+# 4096 x 2048, and 3840 x 2160: raw passes have a dozen channels of 32 bits.
+MAX_RAW_PIXELS: Final = 1 << 23
 
 SUFFIXES: Mapping[str, str] = {"PNG": ".png", "JPEG": ".jpg", "OPEN_EXR": ".exr"}
 DEPTHS: Mapping[str, tuple[str, ...]] = {"PNG": ("8", "16"), "JPEG": ("8",), "OPEN_EXR": ("16", "32")}
@@ -46,6 +48,8 @@ class Blender:
             raise BadInput("WORKBENCH draws without samples: leave them out, or ask for another engine")
         if work.engine != "CYCLES" and work.denoise:
             raise BadInput(f"{work.engine} does not denoise: leave it out, or ask for the engine CYCLES")
+        if work.raw_passes and not work.denoise:
+            raise BadInput("raw passes are what a picture is denoised from: pin denoising on, or leave them out")
         for side, pixels in (("width", work.width), ("height", work.height)):
             if pixels < 1:
                 raise BadInput(f"a picture with a {side} of {pixels} pixels is empty: ask for at least 1")
@@ -63,7 +67,13 @@ class Blender:
         split = request.split
         if not isinstance(split, Frames) or not 0 <= number < task_count(split):
             raise BadInput(f"this job has no task {number}", number=number)
-        return (picture_name(frame(split, number), _work(request).format),)
+        return (picture_name(frame(split, number), _work(request).format), *self.raw_names(request, number))
+
+    def raw_names(self, request: JobRequest, number: TaskNumber) -> tuple[str, ...]:
+        """Return "frame_0007_raw.exr" where frames are denoised in a step of their own."""
+        if not _work(request).raw_passes or not isinstance(request.split, Frames):
+            return ()
+        return (f"{_stem(frame(request.split, number))}_raw.exr",)
 
     def parts(self, request: JobRequest) -> str | None:
         """Return why strips of a frame would not be what the frame has there; None when the job says nothing of it.
@@ -73,24 +83,29 @@ class Blender:
         work = _work(request)
         if work.engine != "CYCLES":
             return f"{work.engine} looks at neighbouring pixels"
-        if work.format == "JPEG":
+        if work.raw_passes:
+            most = MAX_RAW_PIXELS
+        elif work.format == "JPEG":
             return "JPEG files lose what lies between neighbouring pixels: ask for PNG or OPEN_EXR"
-        if work.denoise is None:
+        elif work.denoise is None:
             return "its scene may ask for denoising, which looks at neighbouring pixels: pin denoising off"
-        if work.denoise:
-            return "denoising looks at neighbouring pixels"
-        if work.width * work.height > MAX_PARTED_PIXELS:
-            return f"its pictures have more than {MAX_PARTED_PIXELS} pixels"
-        return None
+        elif work.denoise:
+            return "denoising looks at neighbouring pixels, and it is no step of its own here: ask for raw passes"
+        else:
+            most = MAX_PARTED_PIXELS
+        return f"its pictures have more than {most} pixels" if work.width * work.height > most else None
 
     def height(self, request: JobRequest) -> int:
         """Return how many rows of pixels a frame has."""
         return _work(request).height
 
     def audit_names(self, request: JobRequest, number: TaskNumber, strips: str) -> tuple[str, ...]:
-        """Return one name for each strip, "frame_0007_rows_0012.png". Raises BadInput."""
+        """Return one name for each strip, "frame_0007_rows_0012.png"; of denoising the picture's. Raises BadInput."""
+        picture, *raw = self.result_names(request, number)
+        if strips == auditing.DENOISED and raw:
+            return (picture,)
         parsed = auditing.parse_strips(strips, self.height(request))
-        names = auditing.audit_names(self.result_names(request, number), parsed)
+        names = auditing.audit_names(raw or [picture], parsed)
         if len(set(names)) < len(names):
             raise BadInput(f"two of the strips {strips[:100]} begin at the same row")
         return names
@@ -104,18 +119,27 @@ class Blender:
         """
         from xwgrid.applications import pictures  # noqa: PLC0415
 
-        rows = self._rows(request, number, ResultFiles(files, strips))
-        if strips is None:
-            return pictures.fingerprint(next(rows).picture)
+        rows = tuple(self._rows(request, number, ResultFiles(files, strips)))
+        if len(rows) == 1 and strips in {None, auditing.DENOISED}:
+            return pictures.fingerprint(rows[0].picture)
         return pictures.fingerprint_of_strips((each.first, each.picture) for each in rows)
 
     def differing_share(
         self, request: JobRequest, number: TaskNumber, one: ResultFiles, other: ResultFiles
     ) -> float | None:
-        """Return the share of the rows both have in which any pixel differs; None when they have none in common."""
+        """Return the share of the rows both have in which any pixel differs; None when they have none in common.
+
+        Where raw passes differ it is theirs: denoising spreads an alteration.
+        """
         from xwgrid.applications.picture_rows import differing_share  # noqa: PLC0415
 
-        return differing_share(*(tuple(self._rows(request, number, each)) for each in (one, other)))
+        told = None
+        for raw in (True, False):
+            share = differing_share(*(tuple(self._rows(request, number, each, raw=raw)) for each in (one, other)))
+            if share:
+                return share
+            told = share if told is None else told
+        return told
 
     def distance(
         self, request: JobRequest, number: TaskNumber, one: Mapping[str, bytes], other: Mapping[str, bytes]
@@ -123,40 +147,66 @@ class Blender:
         """Return how far two pictures of a frame are apart."""
         from xwgrid.applications import picture_distance  # noqa: PLC0415
 
-        first, second = (next(self._rows(request, number, ResultFiles(each))).picture for each in (one, other))
+        first, second = (next(self._rows(request, number, ResultFiles(f), raw=False)).picture for f in (one, other))
         return picture_distance.distance(first, second)
 
-    def _rows(self, request: JobRequest, number: TaskNumber, result: ResultFiles) -> Iterator[Rows]:
-        """Read the pictures of a result one after the other."""
+    def _rows(
+        self, request: JobRequest, number: TaskNumber, result: ResultFiles, *, raw: bool | None = None
+    ) -> Iterator[Rows]:
+        """Read the files of a result one after the other: all, those of raw passes, or those of the picture."""
         from xwgrid.applications import pictures  # noqa: PLC0415
         from xwgrid.applications.picture_rows import Rows  # noqa: PLC0415
 
         work = _work(request)
-        if result.strips is None:
-            names = self.result_names(request, number)
-            strips: tuple[auditing.Strip, ...] = (auditing.Strip(0, work.height),)
-        else:
-            names = self.audit_names(request, number, result.strips)
-            strips = auditing.parse_strips(result.strips)
-        if set(result.files) != set(names):
-            expected, found = ", ".join(names), ", ".join(sorted(result.files)) or "nothing"
+        pieces = self._pieces(request, number, result.strips)
+        if set(result.files) != {piece.name for piece in pieces}:
+            expected, found = ", ".join(p.name for p in pieces), ", ".join(sorted(result.files)) or "nothing"
             message = f"the result should be {expected} and is {found}"
             raise UnreadableResult(message, expected=expected, files=sorted(result.files))
-        for name, strip in zip(names, strips, strict=True):
-            pinned = pictures.Pinned(
-                format=work.format, width=work.width, height=strip.rows, color_depth=work.color_depth
-            )
-            yield Rows(strip.first, pictures.read(result.files[name], pinned, name=name))
+        for name, strip, is_raw in pieces:
+            if raw in {None, is_raw}:
+                pinned = pictures.Pinned(
+                    format="OPEN_EXR" if is_raw else work.format,
+                    width=work.width,
+                    height=strip.rows,
+                    color_depth="32" if is_raw else work.color_depth,
+                    passes=is_raw,
+                )
+                yield Rows(strip.first, pictures.read(result.files[name], pinned, name=name))
+
+    def _pieces(self, request: JobRequest, number: TaskNumber, strips: str | None) -> tuple[_Piece, ...]:
+        whole = auditing.Strip(0, self.height(request))
+        raw = self.raw_names(request, number)
+        if strips is None:
+            return tuple(_Piece(name, whole, name in raw) for name in self.result_names(request, number))
+        names = self.audit_names(request, number, strips)
+        if strips == auditing.DENOISED:
+            return tuple(_Piece(name, whole, is_raw=False) for name in names)
+        parsed = auditing.parse_strips(strips)
+        return tuple(_Piece(name, strip, bool(raw)) for name, strip in zip(names, parsed, strict=True))
 
     def value_fingerprint(self, value: str) -> Digest:
         """Refuse a value: the result is a picture."""
         raise UnreadableResult(f"a frame gives a picture, this result is the text {value[:80]!a}")
 
 
+class _Piece(NamedTuple):
+    """One file of a result, and which rows of the frame it holds: of its picture, or of its raw passes."""
+
+    name: str
+    strip: auditing.Strip
+    is_raw: bool
+
+
 def picture_name(number: int, file_format: str) -> str:
-    """Return the name of a frame's picture: at least four digits, after the sign if there is one."""
+    """Return the name of a frame's picture."""
+    return _stem(number) + SUFFIXES[file_format]
+
+
+def _stem(number: int) -> str:
+    """Return what the names of a frame's files begin with: at least four digits, after the sign if there is one."""
     sign = "-" if number < 0 else ""
-    return f"frame_{sign}{abs(number):04d}{SUFFIXES[file_format]}"
+    return f"frame_{sign}{abs(number):04d}"
 
 
 def _work(request: JobRequest) -> BlenderWork:

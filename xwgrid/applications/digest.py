@@ -30,6 +30,10 @@ class DigestChain:
         """Return no names: the result is a value."""
         return ()
 
+    def raw_names(self, request: JobRequest, number: TaskNumber) -> tuple[str, ...]:  # noqa: ARG002
+        """Return no names: the result is a value."""
+        return ()
+
     def parts(self, request: JobRequest) -> str | None:  # noqa: ARG002
         """Return why there are no parts."""
         return "its results are values"

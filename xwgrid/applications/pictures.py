@@ -44,6 +44,8 @@ _TYPES = {
 }
 # What Blender's BW, RGB and RGBA become; its grey EXR has the one channel "V" or "Y" by version.
 _CHANNELS = {("Y",), ("V",), ("I",), ("Y", "A"), ("R", "G", "B"), ("R", "G", "B", "A")}
+# Raw passes of one view layer: the picture, albedo, normals and depth, with room for another version's.
+_MOST_PASSES = 32
 
 
 class Pinned(Struct, frozen=True, kw_only=True):
@@ -53,6 +55,7 @@ class Pinned(Struct, frozen=True, kw_only=True):
     width: int
     height: int
     color_depth: Literal["8", "16", "32"]
+    passes: bool = False  # channels of any name: what is rendered beside the picture
 
 
 class Picture(Struct, frozen=True, kw_only=True, eq=False):
@@ -190,7 +193,9 @@ def _check_header(source: Any, spec: Any, pinned: Pinned, name: str) -> None:
     if whole != (0, 0, 0, 0, pinned.width, pinned.height):
         raise UnreadableResult(f"{name} is a part cut out of a larger picture", file=name)
     channels = tuple(spec.channelnames)
-    if channels not in _CHANNELS:
+    if pinned.passes and len(channels) > _MOST_PASSES:
+        raise UnreadableResult(f"{name} has {len(channels)} channels: {_MOST_PASSES} may be", file=name)
+    if not pinned.passes and channels not in _CHANNELS:
         raise UnreadableResult(
             f"{name} has {len(channels)} channels ({', '.join(channels[:8])[:100]}), not grey, RGB or RGBA",
             file=name,

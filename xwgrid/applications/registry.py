@@ -38,6 +38,9 @@ class Application(Protocol):
         Raises BadInput if the job has no such task.
         """
 
+    def raw_names(self, request: JobRequest, number: TaskNumber) -> tuple[str, ...]:
+        """Return those of `result_names` that the others are made of: kept to be audited, and not delivered."""
+
     def parts(self, request: JobRequest) -> str | None:
         """Return, in a sentence, why a task of this job cannot be done in parts; None when it can.
 
@@ -50,7 +53,8 @@ class Application(Protocol):
     def audit_names(self, request: JobRequest, number: TaskNumber, strips: str) -> tuple[str, ...]:
         """Return the names of the files an audit of task `number` consists of: one for each of `strips`, in order.
 
-        Raises BadInput for strips that are none, lie outside the picture, or begin at the same row.
+        Raw passes are audited where a result has some; with "denoised" it is the rest of the result that is made of
+        them again. Raises BadInput for strips that are none, lie outside the picture, or begin at the same row.
         """
 
     def read_result(
@@ -103,6 +107,13 @@ def application(name: str) -> Application:
 def application_of(request: JobRequest) -> Application:
     """Return the application of a job."""
     return application(type(request.work).__struct_config__.tag)  # type: ignore[arg-type]  # ours are all text
+
+
+def delivered_names(request: JobRequest, number: TaskNumber) -> tuple[str, ...]:
+    """Return the names of the files of a result that its requester gets. Raises BadInput if there is no such task."""
+    application = application_of(request)
+    raw = application.raw_names(request, number)
+    return tuple(name for name in application.result_names(request, number) if name not in raw)
 
 
 def check(request: JobRequest) -> None:

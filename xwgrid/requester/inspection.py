@@ -61,6 +61,7 @@ class SceneFacts(Struct, frozen=True, kw_only=True):
     format: str  # Blender's own name of it
     color_depth: str
     denoise: bool = False  # Cycles only
+    denoised_in_one: str | None = None  # why denoising can be no step of its own
     has_camera: bool
     sequencer_strips: int
     views: int

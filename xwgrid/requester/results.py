@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from xwgrid import wire
-from xwgrid.applications.registry import application_of
+from xwgrid.applications.registry import delivered_names
 from xwgrid.errors import BadInput, GridError
 from xwgrid.model import BlenderWork, Frames, JobRequest, ReplicaState, ResultFile, TaskState
 from xwgrid.requester.client import GridClient
@@ -129,9 +129,8 @@ def _not_accepted(request: JobRequest, tasks: Sequence[wire.TaskView], folder: P
     there = {path.name for path in (folder / FRAMES).iterdir()} if (folder / FRAMES).is_dir() else set()
     if not there:
         return []
-    names = application_of(request).result_names
     doubtful = [task.number for task in tasks if task.state is not TaskState.AGREED]
-    return [name for number in doubtful for name in names(request, number) if name in there]
+    return [name for number in doubtful for name in delivered_names(request, number) if name in there]
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xwgrid import wire
+from xwgrid.auditing import DENOISED, number_of_strips
 from xwgrid.lifecycle import UNEVENTFUL
 from xwgrid.model import Instant
 from xwgrid.requester.watching import checks, state_line
@@ -84,7 +85,12 @@ def replica_line(replica: wire.ReplicaView) -> str:
 
 
 def _strips(replica: wire.ReplicaView) -> str:
-    count = (replica.strips or "").count(",") + 1
+    if replica.strips == DENOISED:
+        said = "denoising its raw passes"
+        if replica.differed is None:
+            return said
+        return said + (", and it differs" if replica.differed else ", and it fits")
+    count = number_of_strips(replica.strips or "")
     said = f"{count} strip{'' if count == 1 else 's'}"
     if replica.differed is None:
         return said

@@ -8,7 +8,7 @@ from typing import Literal, assert_never
 
 from msgspec import Struct
 
-from xwgrid.applications.blender import DEPTHS
+from xwgrid.applications.blender import DEPTHS, MAX_RAW_PIXELS
 from xwgrid.command_line import parse_span
 from xwgrid.errors import BadInput
 from xwgrid.model import Audit, BlenderWork, Credibility, Fixed, Frames, Instant, Policy
@@ -179,6 +179,7 @@ def work_for(scene_file: str, wishes: Wishes, facts: FileFacts | None) -> Blende
     own = facts.scene if facts is not None else None
     width, height = _size(wishes, own)
     file_format = wishes.file_format or (_FORMATS.get(own.format, "PNG") if own is not None else "PNG")
+    denoise = _denoise(wishes, own)
     return BlenderWork(
         scene_file=scene_file,
         scene=own.name if own is not None else None,
@@ -188,7 +189,8 @@ def work_for(scene_file: str, wishes: Wishes, facts: FileFacts | None) -> Blende
         seed=wishes.seed,
         width=width,
         height=height,
-        denoise=_denoise(wishes, own),
+        denoise=denoise,
+        raw_passes=bool(denoise) and width * height <= MAX_RAW_PIXELS and _in_steps(wishes, own),
         format=file_format,
         color_depth=_depth(file_format, own),
         allow_missing=wishes.allow_missing,
@@ -220,10 +222,16 @@ def _size(wishes: Wishes, own: SceneFacts | None) -> tuple[int, int]:
 
 
 def _denoise(wishes: Wishes, own: SceneFacts | None) -> bool | None:
-    """Return the scene's own where it is known: what is denoised cannot be rendered in parts, and so not audited."""
+    """Return the scene's own where it is known: whether frames can be rendered in parts hangs on it."""
     if wishes.denoise is None and own is not None and own.engine == "CYCLES":
         return own.denoise
     return wishes.denoise
+
+
+def _in_steps(wishes: Wishes, own: SceneFacts | None) -> bool:
+    """Say whether frames are to be denoised in a step of their own, so that audits can look at what comes before."""
+    may_be_audited = not wishes.private and isinstance(policy_for(wishes), Audit | None)
+    return may_be_audited and own is not None and own.denoised_in_one is None
 
 
 def _depth(file_format: FileFormat, own: SceneFacts | None) -> Depth:

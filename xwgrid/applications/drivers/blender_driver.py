@@ -69,6 +69,7 @@ class Frames:
         self.scene.frame_set(self.scene.frame_start)
         blender_pins.check_pins(self.scene, self.effective)
         self._suffix = _SUFFIXES[self.effective["render.image_settings.file_format"]]
+        self._in_steps = bool(work.get("raw_passes"))
         self._sequenced = blender_pins.sequencer_strips(self.scene)
         if not blender_pins.has_camera(self.scene) and not self._sequenced:
             raise TaskError(
@@ -78,27 +79,29 @@ class Frames:
     def render(self, task: Task) -> dict[str, Any]:
         """Render one frame, or what else the task asks of it, into the task's folder. Raises TaskError.
 
-        {"frame": 7}: the picture. With "strips", pictures of these rows. With "raw", the raw passes and the picture
-        that is made of them by denoising, or strips of the raw passes. With "denoise", the picture once more, made of
-        the raw passes that lie in the task's folder.
+        {"frame": 7}: the picture. With "strips", pictures of these rows. A job that asks for raw passes gets them, and
+        the picture that is made of them by denoising; strips are of the raw passes then, and with "strips" "denoised"
+        it is the picture once more, made of the raw passes among the task's files.
         """
         number = int(task.arguments["frame"])
         sign = "-" if number < 0 else ""
         stem = f"frame_{sign}{abs(number):04d}"
         file, raw = (task.folder() / (stem + suffix) for suffix in (self._suffix, blender_raw.SUFFIX))
-        if task.arguments.get("denoise"):
-            if not raw.is_file():
+        strips = task.arguments.get("strips")
+        if self._in_steps and strips == blender_raw.DENOISED:
+            given = task.inputs() / raw.name
+            if not given.is_file():
                 raise TaskError(f"{raw.name}, which frame {number} is to be made of, is not there")
-            self._denoise(number, raw, file)
+            self._denoise(number, given, file)
             return {"files": [file.name]}
-        if task.arguments.get("raw"):
+        if self._in_steps:
             with blender_raw.raw(self.scene):
-                if "strips" in task.arguments:
+                if strips is not None:
                     return {"files": self._strips_of(number, raw, task)}
                 self._render(number, raw, task.progress)
             self._denoise(number, raw, file)
             return {"files": [file.name, raw.name]}
-        if "strips" in task.arguments:
+        if strips is not None:
             return {"files": self._strips_of(number, file, task)}
         self._render(number, file, task.progress)
         return {"files": [file.name]}

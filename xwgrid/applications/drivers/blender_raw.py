@@ -19,6 +19,8 @@ from xwgrid.applications.drivers.blender_canvas import canvas
 from xwgrid.applications.drivers.driver_lines import TaskError
 
 SUFFIX = "_raw.exr"
+# What a task says in place of strips that is to make the picture once more (`xwgrid.auditing.DENOISED`).
+DENOISED = "denoised"
 # The passes denoising looks at besides the picture, by what the scene says of its input.
 _GUIDES = {
     "RGB": (),
@@ -31,6 +33,11 @@ def why_not(scene: Any) -> str | None:
     """Return, in a sentence, why denoising cannot be a step of its own here; None when it can."""
     if scene.render.engine != "CYCLES" or not scene.cycles.use_denoising:
         return "its job does not ask for denoising by Cycles"
+    return why_in_one(scene)
+
+
+def why_in_one(scene: Any) -> str | None:
+    """Return, in a sentence, why a scene's frames cannot be denoised after they were rendered; None when they can."""
     if hasattr(scene, "compositing_node_group"):
         return f"Blender {bpy.app.version_string} has another compositor"
     if scene.render.use_compositing and blender_pins.compositor(scene) is not None:

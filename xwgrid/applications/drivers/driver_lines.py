@@ -107,6 +107,10 @@ class Task:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def inputs(self) -> Path:
+        """Return the folder of the files that belong to this task alone."""
+        return inputs_folder() / f".task-{self.replica}"
+
     def progress(self, done: float) -> None:
         """Tell the share that is done, 0 to 1; it never falls, and most calls say nothing."""
         now = time.monotonic()

@@ -29,7 +29,7 @@ sys.path.pop(0)
 
 import bpy
 
-from xwgrid.applications.drivers import blender_pins, scene_files
+from xwgrid.applications.drivers import blender_pins, blender_raw, scene_files
 
 
 def main() -> NoReturn:
@@ -125,6 +125,7 @@ def _described(scene: Any) -> dict[str, Any]:
         "engine": render.engine,
         "samples": _samples(scene),
         "denoise": bool(scene.cycles.use_denoising) if render.engine == "CYCLES" else False,
+        "denoised_in_one": blender_raw.why_in_one(scene),
         "format": render.image_settings.file_format,
         "color_depth": render.image_settings.color_depth,
         "color_mode": render.image_settings.color_mode,
