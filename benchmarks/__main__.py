@@ -86,7 +86,7 @@ def kappa_command(scene: Path | None, resolution: str, frame_seconds: float, rou
 @main.command("voting")
 @click.option("--scenario", default="baseline", show_default=True, help="A file, or a name from simulator/scenarios.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the scenario.")
-@click.option("--processes", type=click.IntRange(1, 3), default=2, show_default=True)
+@click.option("--processes", type=click.IntRange(1, 4), default=2, show_default=True)
 @_JSON
 def voting_command(scenario: str, overrides: tuple[str, ...], processes: int, as_json: bool) -> None:
     """What checking costs and lets through in a simulated grid, beside BOINC's rule and replicating twice."""

@@ -1,7 +1,9 @@
 """What checking results costs and lets through, simulated: by the server's default, by BOINC's rule, and by two of two.
 
-The figures without a prefix are those of the server's default policy. All three run over the same hosts and jobs, with
-the same seed; the hosts' luck depends on neither the policy nor the order of events.
+The figures without a prefix are those of the server's default policy. BOINC's rule (`boinc_`) and two of two
+(`fixed_2_`) run as other grids have them: whoever asks gets the second replica, and nobody is set aside. With
+`drawn_fixed_2_` it is two of two on our server, which draws second replicas by lot and sets hosts aside. All run over
+the same hosts and jobs, with the same seed; the hosts' luck depends on neither the policy nor the order of events.
 """
 
 from __future__ import annotations
@@ -24,18 +26,19 @@ _COMPARED = ("replicas_per_task", "wrong_accepted_share", "makespan_over_ideal")
 
 
 def voting(*, scenario: str, overrides: Sequence[str], processes: int) -> Report:
-    """Run a scenario, by name or path, under each of the three policies, so many at once.
+    """Run a scenario, by name or path, in each of the four ways, so many at once.
 
     Raises NotFound or BadSettings for a scenario that is none, Unavailable for one that never ends.
     """
     ours = replace(read(find(scenario), overrides), policy=Settings().trust.default)
-    runs = [ours, replace(ours, policy=Boinc()), replace(ours, policy=Fixed())]
+    plain = replace(ours, server=replace(ours.server, draws=False, sets_aside=False))
+    runs = [ours, replace(plain, policy=Boinc()), replace(plain, policy=Fixed()), replace(ours, policy=Fixed())]
     # Spawned, not forked: each process measures its own memory.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=min(processes, len(runs)), mp_context=context) as pool:
-        report, boinc, fixed = pool.map(simulate, runs)
+        report, boinc, fixed, drawn = pool.map(simulate, runs)
     figures = _numbers(report)
-    for prefix, other in (("boinc_", boinc), ("fixed_2_", fixed)):
+    for prefix, other in (("boinc_", boinc), ("fixed_2_", fixed), ("drawn_fixed_2_", drawn)):
         numbers = _numbers(other)
         figures |= {prefix + name: numbers[name] for name in _COMPARED}
     return Report(

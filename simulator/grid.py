@@ -24,6 +24,7 @@ from simulator.scenario import Scenario, seconds_of_work
 from simulator.tally import Tally
 from simulator.volunteers import Volunteers, World
 from simulator.waiting import Waiting
+from xwgrid.drawing import LEAST_OWNERS
 from xwgrid.errors import Unavailable
 from xwgrid.model import Instant, JobId, Seconds
 from xwgrid.tolerances import LEAST_SAMPLES, MARGIN, WIDEST, Tolerance
@@ -55,7 +56,8 @@ class Simulation:
         self._scenario = scenario
         self._step = scenario.server.batch_seconds
         self._tick = 0
-        self._store, self._agenda, self._waiting, self._tally = MemoryStore(), Agenda(), Waiting(), Tally(START)
+        self._store = MemoryStore(forgives=not scenario.server.sets_aside)
+        self._agenda, self._waiting, self._tally = Agenda(), Waiting(), Tally(START)
         world = World(self._store, self._agenda, self._waiting, self._tally, START)
         self._jobs, self._made = world.jobs, world.made
         self._volunteers = Volunteers(scenario, world)
@@ -73,7 +75,10 @@ class Simulation:
             self._volunteers.at(host, START + random.random() * host.group.joins_within_seconds)
         for pair in scenario.tolerances:
             self._store.measured(_tolerance(*sorted(pair)))
-        terms = LeaseTerms(heartbeat_seconds=scenario.server.heartbeat_seconds)
+        terms = LeaseTerms(
+            heartbeat_seconds=scenario.server.heartbeat_seconds,
+            draw_from=LEAST_OWNERS if scenario.server.draws else len(self._hosts) + 1,
+        )
         self._coordinator = Coordinator(self._store, terms, START, Random(mixed(scenario.seed, 2)))
 
     @property

@@ -52,10 +52,11 @@ _EARNED = msgspec.json.Decoder(dict[UserId, float])
 
 
 class MemoryStore(MemoryJobs):
-    """See `xwgrid_server.store.Store`. `operators` may steer every job."""
+    """See `xwgrid_server.store.Store`. `operators` may steer every job; one that `forgives` sets no host aside."""
 
-    def __init__(self, operators: Collection[UserId] = ()) -> None:
+    def __init__(self, operators: Collection[UserId] = (), *, forgives: bool = False) -> None:
         super().__init__(operators)
+        self._forgives = forgives
         self._hosts: dict[HostId, HostRow] = {}
         self._uploaded: dict[ReplicaId, frozenset[Digest]] = {}
         self._standings: dict[HostId, Standing] = {}
@@ -220,7 +221,10 @@ class MemoryStore(MemoryJobs):
         told = structs.asdict(change)
         del told["host"]
         told["earned"] = _EARNED.decode(change.earned) if change.earned != "{}" else {}
-        self._standings[change.host] = standing = Standing(**told)
+        standing = Standing(**told)
+        if self._forgives:
+            standing = standing._replace(quarantined_until=None, audit_again=False)
+        self._standings[change.host] = standing
         row = self._hosts.get(change.host)
         if row is not None:
             self._hosts[change.host] = row._replace(standing=standing)

@@ -102,6 +102,9 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # calls that are repeated are counted, and really made once a heartbeat: new work wakes their hosts anyway.
     ask_again_seconds: Annotated[float, Meta(ge=1, le=86_400)] = 50.0
     turned_away_seconds: Annotated[float, Meta(ge=1, le=86_400)] = 600.0
+    # A server without these two hands checks to whoever asks, and forgives: what others' servers do, to compare with.
+    draws: bool = True
+    sets_aside: bool = True
 
 
 class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -37,19 +37,24 @@ def small(tmp_path: Path) -> str:
 
 
 def test_three_policies_are_compared(small: str) -> None:
-    """The server's default is measured beside BOINC's rule and two of two, on the same scenario and seed."""
+    """The server's default is measured beside BOINC's rule and two of two, on the same scenario and seed; these two as
+    others have them, and two of two once more with our lottery and our memory.
+    """
     told = CliRunner().invoke(main, ["voting", "--scenario", small, "--set", "seed=5", "--json"])
     assert told.exit_code == 0, told.output
     report = json.loads(told.stdout)
     figures = report["figures"]
-    ours, fixed = (
-        simulate(parse(SMALL, "small.toml", ["seed=5", f"policy={policy}"])).figures
-        for policy in ('{by="audit"}', '{by="fixed"}')
+    plain = ["server.draws=false", "server.sets_aside=false"]
+    ours, fixed, drawn = (
+        simulate(parse(SMALL, "small.toml", ["seed=5", f"policy={policy}", *more])).figures
+        for policy, more in (('{by="audit"}', []), ('{by="fixed"}', plain), ('{by="fixed"}', []))
     )
     assert figures["replicas_per_task"] == ours.replicas_per_task
     assert figures["wrong_accepted_share"] == ours.wrong_accepted_share
     assert figures["fixed_2_replicas_per_task"] == fixed.replicas_per_task >= 2.0
     assert figures["fixed_2_wrong_accepted_share"] == fixed.wrong_accepted_share
+    assert figures["drawn_fixed_2_replicas_per_task"] == drawn.replicas_per_task >= 2.0
+    assert figures["drawn_fixed_2_wrong_accepted_share"] == drawn.wrong_accepted_share
     assert 1.0 <= figures["boinc_replicas_per_task"] <= 3.0
     assert 0.0 <= figures["boinc_wrong_accepted_share"] <= 1.0
     settings = report["settings"]
