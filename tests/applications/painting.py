@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ import OpenImageIO
 from xwgrid.applications.pictures import Pinned
 
 WIDTH, HEIGHT = 16, 9
+# As Blender names raw passes.
+PASSES = (
+    *(f"ViewLayer.Combined.{c}" for c in "RGBA"),
+    *(f"ViewLayer.Denoising Albedo.{c}" for c in "RGB"),
+    "ViewLayer.Denoising Depth.Z",
+    *(f"ViewLayer.Denoising Normal.{c}" for c in "XYZ"),
+)
 
 
 def pinned(file_format: Any = "PNG", color_depth: Any = "8", width: int = WIDTH, height: int = HEIGHT) -> Pinned:
@@ -36,14 +44,18 @@ def painted(
     *,
     attributes: dict[str, str] | None = None,
     window: tuple[int, int, int, int] | None = None,
+    channels: Sequence[str] | None = None,
 ) -> bytes:
     """Return a picture file of `kind` ("uint8", "half", …), with `attributes` in its header.
 
-    `window` is (x, y, full width, full height): the picture is a part of one so large.
+    `window` is (x, y, full width, full height): the picture is a part of one so large. `channels` are the names of its
+    channels, if they are not those of a picture.
     """
     pixels = gradient() if pixels is None else pixels
-    height, width, channels = pixels.shape
-    spec = OpenImageIO.ImageSpec(width, height, channels, kind)
+    height, width, depth = pixels.shape
+    spec = OpenImageIO.ImageSpec(width, height, depth, kind)
+    if channels is not None:
+        spec.channelnames = tuple(channels)
     for name, value in (attributes or {}).items():
         spec.attribute(name, value)
     if window:

@@ -67,6 +67,8 @@ def test_no_such_frame() -> None:
         ({"engine": "WORKBENCH", "samples": 4}, "WORKBENCH draws without samples"),
         ({"engine": "EEVEE", "denoise": True}, "EEVEE does not denoise"),
         ({"samples": 0}, "0 samples make no picture"),
+        ({"raw_passes": True}, "raw passes are what a picture is denoised from: pin denoising on"),
+        ({"raw_passes": True, "denoise": False}, "raw passes are what a picture is denoised from"),
     ],
 )
 def test_pictures_that_cannot_be(changes: dict[str, object], sentence: str) -> None:
@@ -112,7 +114,13 @@ def test_reading_what_was_not_asked_for(tmp_path: Path) -> None:
         ({"denoise": False}, None),
         ({"denoise": False, "format": "OPEN_EXR", "color_depth": "32", "width": 8_192, "height": 4_096}, None),
         ({}, "its scene may ask for denoising"),
-        ({"denoise": True}, "denoising looks at neighbouring pixels"),
+        ({"denoise": True}, "denoising looks at neighbouring pixels, and it is no step of its own here"),
+        ({"denoise": True, "format": "JPEG"}, "JPEG files lose what lies between neighbouring pixels"),
+        ({"denoise": True, "raw_passes": True}, None),
+        ({"denoise": True, "raw_passes": True, "format": "JPEG"}, None),
+        ({"denoise": True, "raw_passes": True, "width": 4_096, "height": 2_048}, None),
+        ({"denoise": True, "raw_passes": True, "width": 4_096, "height": 2_049}, "have more than 8388608 pixels"),
+        ({"denoise": True, "raw_passes": True, "engine": "EEVEE"}, "EEVEE looks at neighbouring pixels"),
         ({"denoise": False, "format": "JPEG"}, "JPEG files lose what lies between neighbouring pixels"),
         ({"engine": "EEVEE"}, "EEVEE looks at neighbouring pixels"),
         ({"engine": "WORKBENCH"}, "WORKBENCH looks at neighbouring pixels"),
@@ -120,7 +128,9 @@ def test_reading_what_was_not_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_frames_in_parts(changes: dict[str, object], sentence: str | None) -> None:
-    """A frame has parts unless its job says that pixels hang on others, or two frames fit into no reader's memory."""
+    """A frame has parts unless its job says that pixels hang on others, or two frames fit into no reader's memory. Of
+    raw passes there are parts whatever is made of them, but they take more memory.
+    """
     reason = registry.application("blender").parts(frames(**changes))
     assert reason is None if sentence is None else sentence in str(reason)
     assert registry.application("blender").height(frames(**changes)) == changes.get("height", HEIGHT)
@@ -164,6 +174,61 @@ def test_reading_an_audit(tmp_path: Path) -> None:
         blender.read_result(frames(), FIRST, files, "1+2,6+3")
     with pytest.raises(UnreadableResult, match=r"should be frame_-0007_rows_0001\.png and is"):
         blender.read_result(frames(), FIRST, files, "1+2")
+
+
+IN_STEPS: dict[str, object] = {"denoise": True, "raw_passes": True}
+
+
+def test_names_of_raw_passes() -> None:
+    """A job that asks for raw passes gets them with every picture, as OpenEXR; its requester gets the picture alone."""
+    blender = registry.application("blender")
+    for file_format, picture in (
+        ("PNG", "frame_-0007.png"),
+        ("JPEG", "frame_-0007.jpg"),
+        ("OPEN_EXR", "frame_-0007.exr"),
+    ):
+        request = frames(**IN_STEPS, format=file_format)
+        assert blender.result_names(request, FIRST) == (picture, "frame_-0007_raw.exr")
+        assert blender.raw_names(request, FIRST) == ("frame_-0007_raw.exr",)
+        assert registry.delivered_names(request, FIRST) == (picture,)
+    assert blender.raw_names(frames(**IN_STEPS), TaskNumber(12_352)) == ("frame_12345_raw.exr",)
+    registry.check(frames(**IN_STEPS))
+    with pytest.raises(BadInput, match="no task 12353"):
+        registry.delivered_names(frames(**IN_STEPS), TaskNumber(12_353))
+
+
+def test_without_raw_passes_all_is_delivered() -> None:
+    """Denoised in one or not denoised at all, a frame is its picture, and a chain has no files of any kind."""
+    for denoise in (None, False, True):
+        request = frames(denoise=denoise)
+        assert registry.application("blender").raw_names(request, FIRST) == ()
+        assert registry.delivered_names(request, FIRST) == ("frame_-0007.png",)
+    assert registry.application("digest").raw_names(CHAINS, FIRST) == ()
+    assert registry.delivered_names(CHAINS, FIRST) == ()
+
+
+def test_names_of_audits_of_raw_passes() -> None:
+    """Strips are of the raw passes, whatever the picture's format; denoising once more gives a picture."""
+    blender = registry.application("blender")
+    for file_format, suffix in (("PNG", ".png"), ("JPEG", ".jpg"), ("OPEN_EXR", ".exr")):
+        request = frames(**IN_STEPS, format=file_format)
+        assert blender.audit_names(request, FIRST, "0+1,4+2") == (
+            "frame_-0007_raw_rows_0000.exr",
+            "frame_-0007_raw_rows_0004.exr",
+        )
+        assert blender.audit_names(request, FIRST, "denoised") == (f"frame_-0007{suffix}",)
+    for strips in ("8+2", "4+1,4+2", "denoised,0+1", "Denoised", "denoised "):
+        with pytest.raises(BadInput):
+            blender.audit_names(frames(**IN_STEPS), FIRST, strips)
+    with pytest.raises(BadInput, match="no task"):
+        blender.audit_names(frames(**IN_STEPS), TaskNumber(20_000), "denoised")
+
+
+def test_denoising_of_what_has_no_raw_passes() -> None:
+    """Where a frame comes without raw passes, or a task has no files, nothing can be denoised once more."""
+    for request in (frames(), frames(denoise=True), CHAINS):
+        with pytest.raises(BadInput):
+            registry.application_of(request).audit_names(request, FIRST, "denoised")
 
 
 def test_values_have_no_parts() -> None:
