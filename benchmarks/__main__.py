@@ -87,11 +87,12 @@ def kappa_command(scene: Path | None, resolution: str, frame_seconds: float, rou
 @click.option("--scenario", default="baseline", show_default=True, help="A file, or a name from simulator/scenarios.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the scenario.")
 @click.option("--processes", type=click.IntRange(1, 4), default=2, show_default=True)
+@click.option("--blender/--no-blender", default=True, help="Measure κ on Blender, too; it takes about a minute.")
 @_JSON
-def voting_command(scenario: str, overrides: tuple[str, ...], processes: int, as_json: bool) -> None:
+def voting_command(scenario: str, overrides: tuple[str, ...], processes: int, blender: bool, as_json: bool) -> None:
     """What checking costs and lets through in a simulated grid, beside BOINC's rule and replicating twice."""
     try:
-        _tell(voting(scenario=scenario, overrides=overrides, processes=processes), as_json)
+        _tell(voting(scenario=scenario, overrides=overrides, processes=processes, blender=blender), as_json)
     except GridError as error:
         raise Refusal(error, "python -m benchmarks voting", as_json=as_json) from error
 

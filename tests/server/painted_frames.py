@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import Engine, insert, select
 from xwgrid_schema.tables import blobs, replica_blobs
@@ -13,8 +13,8 @@ from xwgrid_server.calls import Effects, Reading, ReadOrder
 
 from tests.server.small_grid import SmallGrid
 from xwgrid.applications.registry import application_of
-from xwgrid.auditing import audit_names, parse_strips
-from xwgrid.model import Audit, BlenderWork, Credibility, Digest, Fixed, Frames, JobRequest, ResultFile
+from xwgrid.auditing import DENOISED, parse_strips
+from xwgrid.model import Audit, BlenderWork, Credibility, Digest, Fixed, Frames, JobRequest, ResultFile, TaskNumber
 from xwgrid.wire import Finished, Lease, WorkAnswer
 
 HEIGHT = 100  # a strip is two rows of it
@@ -26,6 +26,7 @@ class Picture(NamedTuple):
     first: int = 0
     rows: int = 0
     mark: int = 0
+    touched: int = 0  # of a job that is denoised in a step of its own: the mark of a hand that came after that
 
     def row(self, number: int) -> int:
         """Return what can be seen in a row: 0 is as it should be."""
@@ -43,11 +44,12 @@ def picture_job(
     replicas: int = 2,
     quorum: int = 2,
     private: bool = False,
+    in_steps: bool = False,
 ) -> JobRequest:
-    """Return a film of `count` frames, audited unless another policy is given."""
+    """Return a film of `count` frames, audited unless another policy is given; denoised, or not, `in_steps`."""
     return JobRequest(
         name="film",
-        work=BlenderWork(scene_file="scene.blend", width=64, height=HEIGHT, denoise=False),
+        work=BlenderWork(scene_file="scene.blend", width=64, height=HEIGHT, denoise=in_steps, raw_passes=in_steps),
         split=Frames(first=1, last=count),
         policy=policy or Audit(),
         replicas=replicas,
@@ -64,12 +66,26 @@ class Painter:
         self._pictures: dict[Digest, Picture] = {}
 
     def send(self, lease: Lease, request: JobRequest, picture: Picture, seconds: float) -> Finished:
-        """Upload a picture, or of an audit the strips of it; return the report."""
+        """Upload a picture, with its raw passes if it has some, or of an audit its part of it; return the report.
+
+        Who denoises once more does so with the raw passes that came with the lease: `picture` is what they alter of it.
+        """
         strips = lease.arguments.get("strips")
-        names = application_of(request).result_names(request, lease.task)
+        application = application_of(request)
         if isinstance(strips, str):
-            names = audit_names(names, parse_strips(strips, HEIGHT))
-        digest = hashlib.sha256(repr((lease.job, lease.task, picture)).encode()).hexdigest()
+            names = application.audit_names(request, lease.task, strips)
+        else:
+            names = application.result_names(request, lease.task)
+        if strips == DENOISED:
+            picture = self._pictures[only(lease.inputs).sha256]._replace(touched=picture.mark)
+        raw = application.raw_names(request, lease.task)
+        files = tuple(ResultFile(name=n, sha256=self._upload(lease, picture, raw=n in raw), size=1) for n in names)
+        return Finished(fingerprint=files[0].sha256, files=files, seconds=seconds)
+
+    def _upload(self, lease: Lease, picture: Picture, *, raw: bool) -> Digest:
+        """Send one file of a result; return its name."""
+        seen = (lease.job, lease.task, picture._replace(touched=0) if raw else picture, raw)
+        digest = hashlib.sha256(repr(seen).encode()).hexdigest()
         with self._engine.begin() as connection:
             if digest not in self._pictures:
                 connection.execute(insert(blobs).values(digest=digest, size=1, created_at=0.0))
@@ -78,27 +94,46 @@ class Painter:
                 sent = {"replica_id": lease.replica, "digest": digest, "job_id": lease.job}
                 connection.execute(insert(replica_blobs).values(sent))
         self._pictures[digest] = picture
-        files = tuple(ResultFile(name=name, sha256=digest, size=1) for name in names)
-        return Finished(fingerprint=digest, files=files, seconds=seconds)
+        return digest
 
     def read(self, order: ReadOrder) -> Reading:
         """Return what a reader makes of a result: its fingerprint, and how far it is from the others."""
-        rows = _rows(order.strips)
-        picture = self._pictures[order.files[0].sha256]
+        mine = self._seen(order.request, order.files, order.strips)
         differences = {}
         for other in order.others:
-            both = rows & _rows(other.strips)
-            beside = self._pictures[other.files[0].sha256]
-            if both:
-                differences[other.replica] = sum(picture.row(row) != beside.row(row) for row in both) / len(both)
-        seen = repr((order.job, order.task, order.strips, [picture.row(row) for row in sorted(rows)]))
+            share = _differing_share(mine, self._seen(order.request, other.files, other.strips))
+            if share is not None:
+                differences[other.replica] = share
+        seen = repr((order.job, order.task, order.strips, mine))
         return Reading(order.replica, hashlib.sha256(seen.encode()).hexdigest(), differences)
 
+    def _seen(self, request: JobRequest, files: Sequence[ResultFile], strips: str | None) -> Seen:
+        picture = self._pictures[files[0].sha256]
+        if not application_of(request).raw_names(request, TaskNumber(0)):
+            return {}, {row: (picture.row(row), 0) for row in _rows(strips)}
+        raw = {} if strips == DENOISED else {row: picture.row(row) for row in _rows(strips)}
+        made = {row: (picture.row(row), picture.touched) for row in range(HEIGHT)}
+        return raw, made if strips in {None, DENOISED} else {}
 
-def _rows(strips: str | None) -> set[int]:
+
+# What can be seen in each row of raw passes, and in each of the picture, where a hand may have come after denoising.
+Seen: TypeAlias = tuple[Mapping[int, int], Mapping[int, tuple[int, int]]]
+
+
+def _differing_share(one: Seen, other: Seen) -> float | None:
+    """Return in what share of the rows both have they differ: of raw passes, if these do, else of the picture."""
+    told = None
+    for mine, theirs in zip(one, other, strict=True):
+        both = mine.keys() & theirs.keys()
+        if both and not told:
+            told = sum(mine[row] != theirs[row] for row in both) / len(both)
+    return told
+
+
+def _rows(strips: str | None) -> list[int]:
     if strips is None:
-        return set(range(HEIGHT))
-    return {row for strip in parse_strips(strips, HEIGHT) for row in range(strip.first, strip.first + strip.rows)}
+        return list(range(HEIGHT))
+    return [row for strip in parse_strips(strips, HEIGHT) for row in range(strip.first, strip.first + strip.rows)]
 
 
 class PaintedGrid(SmallGrid):

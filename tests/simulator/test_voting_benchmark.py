@@ -40,7 +40,7 @@ def test_three_policies_are_compared(small: str) -> None:
     """The server's default is measured beside BOINC's rule and two of two, on the same scenario and seed; these two as
     others have them, and two of two once more with our lottery and our memory.
     """
-    told = CliRunner().invoke(main, ["voting", "--scenario", small, "--set", "seed=5", "--json"])
+    told = CliRunner().invoke(main, ["voting", "--scenario", small, "--set", "seed=5", "--no-blender", "--json"])
     assert told.exit_code == 0, told.output
     report = json.loads(told.stdout)
     figures = report["figures"]
