@@ -37,6 +37,19 @@ def test_an_audit_counts_strips_and_owners() -> None:
     assert grounds(Decided(Audit(), False, [full(1), audit(2, 2, "12+2")])) == "1 strip by 1 other owner fits"
 
 
+def test_denoising_that_was_done_again_is_told() -> None:
+    """Beside strips and equal results, by how many others; what lost does not count, and it is no strip."""
+    denoised, strips = audit(2, 2, "denoised"), audit(3, 3, "12+2,90+2")
+    assert grounds(Decided(Audit(), False, [full(1), denoised])) == "denoising by 1 other owner fits"
+    both = [full(1), strips, denoised]
+    assert grounds(Decided(Audit(), False, both)) == "2 strips by 1 other owner fit and denoising by 1 other owner fits"
+    assert grounds(Decided(Audit(), True, both)) == "2 strips by 1 other host fit and denoising by 1 other host fits"
+    twice = [*both, audit(4, 4, "denoised"), audit(5, 5, "denoised", OUTVOTED)]
+    assert grounds(Decided(Audit(), False, twice)).endswith("fit and denoising by 2 other owners fits")
+    equal = [full(1), full(6), denoised]
+    assert grounds(Decided(Audit(), False, equal)) == "2 equal results and denoising by 1 other owner fits"
+
+
 def test_a_dispute_that_was_settled_tells_both() -> None:
     """Where an audit started a vote, results and strips are told."""
     attempts = [full(1, OUTVOTED), audit(2, 2, "12+2"), full(3), full(4)]

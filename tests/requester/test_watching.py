@@ -118,12 +118,15 @@ def test_a_job_is_shown_with_its_checks() -> None:
     fits = replace(full, replica=ReplicaId(2), audits=full.replica, strips="12+2,90+2", differed=0.0)
     odd = replace(fits, replica=ReplicaId(3), state=ReplicaState.OUTVOTED, differed=0.25)
     test = replace(full, replica=ReplicaId(4), test=True)
+    again = replace(fits, replica=ReplicaId(5), strips="denoised")
+    after = replace(again, replica=ReplicaId(6), state=ReplicaState.OUTVOTED, differed=0.01)
+    at_it = replace(again, replica=ReplicaId(7), state=ReplicaState.LEASED, differed=None, done=0.5)
     task = TaskView(
         job=JobId(7), number=TaskNumber(0), label="frame 1", state=TaskState.AGREED, accepted="2 strips fit"
     )
     view = replace(job(4, JobState.FINISHED), policy=Audit(), deadline=1_900_000_000.0)
     told = io.StringIO()
-    tasks = [replace(task, replicas=(full, fits, odd, test))]
+    tasks = [replace(task, replicas=(full, fits, odd, test, again, after, at_it))]
     print_job(Console(file=told, width=200), view, tasks, whole_logs=False)
     lines = told.getvalue().splitlines()
     assert lines[2] == "  checked by audits, epsilon 0.001, share 0.05"
@@ -134,6 +137,9 @@ def test_a_job_is_shown_with_its_checks() -> None:
         "  replica 2 on desk: agreed, audit of replica 1 by 2 strips that fit",
         "  replica 3 on desk: outvoted, audit of replica 1 by 2 strips, of which 25.0% differ",
         "  replica 4 on desk: agreed, a test of its host",
+        "  replica 5 on desk: agreed, audit of replica 1 by denoising its raw passes, and it fits",
+        "  replica 6 on desk: outvoted, audit of replica 1 by denoising its raw passes, and it differs",
+        "  replica 7 on desk: leased, audit of replica 1 by denoising its raw passes, 50% done",
     ]
 
 

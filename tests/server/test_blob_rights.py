@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import msgspec
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 from xwgrid_schema.tables import replicas, users
 from xwgrid_server import blob_rights
 from xwgrid_server.database import open_engine, reading
 
+from tests.server.painted_frames import PaintedGrid, only, picture_job, strips_of
 from tests.server.small_grid import SmallGrid, digest_job
-from xwgrid.model import HostId, ReplicaId, UserId
-from xwgrid.wire import Lease
+from xwgrid.auditing import DENOISED
+from xwgrid.model import Cause, HostId, ReplicaId, ResultFile, UserId
+from xwgrid.wire import HandedBack, Lease
 
 NOW = 1_000_000.0
 ONE, TWO = UserId(1), UserId(2)
@@ -116,3 +119,78 @@ def test_a_lease_is_its_hosts_while_it_lives(engine: Engine, grid: SmallGrid) ->
     with reading(engine) as connection:
         assert blob_rights.live_lease(connection, HostId(2), lease.replica) is None
         assert not blob_rights.host_may_read(connection, HostId(2), lease.spec)
+
+
+# --- raw passes -------------------------------------------------------------------------------------------------
+
+
+def files(engine: Engine, lease: Lease) -> dict[str, str]:
+    """Return the blobs of a result by what they are: its "picture", and its "raw" passes."""
+    with reading(engine) as connection:
+        text = connection.execute(select(replicas.c.files).where(replicas.c.id == lease.replica)).scalar_one()
+    decoded = msgspec.json.decode(text, type=tuple[ResultFile, ...])
+    return {"raw" if file.name.endswith("_raw.exr") else "picture": file.sha256 for file in decoded}
+
+
+def readable_for_host(engine: Engine, host: int, blobs: dict[str, str]) -> set[str]:
+    """Return which of these blobs a host may read."""
+    with reading(engine) as connection:
+        return {what for what, digest in blobs.items() if blob_rights.host_may_read(connection, HostId(host), digest)}
+
+
+def test_raw_passes_are_for_whoever_denoises_them(engine: Engine) -> None:
+    """A host with a live audit of the denoising may read the raw passes it was given, and not the picture to come out
+    of them; one that audits strips, the author and everybody else may read neither.
+    """
+    grid = PaintedGrid(engine, owners=6)
+    grid.stand(*range(1, 7), proven=True, tested=True)
+    grid.submit(picture_job(2, in_steps=True))
+    author, other = grid.take(1), grid.take(4)
+    grid.paint(1, author)
+    grid.paint(4, other)
+    leases = {host: only(grid.call(host, want=1).leases) for host in (2, 3, 5, 6)}
+    held = {(lease.task, "denoised" if strips_of([lease]) == [DENOISED] else "strips") for lease in leases.values()}
+    assert held == {(task, what) for task in (author.task, other.task) for what in ("denoised", "strips")}
+    results = {lease.task: files(engine, lease) for lease in (author, other)}
+    for host, lease in leases.items():
+        for task, blobs in results.items():
+            may = {"raw"} if task == lease.task and strips_of([lease]) == [DENOISED] else set()
+            assert readable_for_host(engine, host, blobs) == may
+    for host in (1, 4):
+        for blobs in results.values():
+            assert readable_for_host(engine, host, blobs) == set()
+
+
+@pytest.mark.parametrize("ends", ["reported", "handed back", "lost"])
+def test_raw_passes_are_closed_again_with_the_lease(engine: Engine, ends: str) -> None:
+    """When the audit is reported, handed back or lost, its host may read nothing any more; a restart ends no right."""
+    grid = PaintedGrid(engine, owners=3)
+    grid.stand(1, 2, 3, proven=True, tested=True)
+    grid.submit(picture_job(1, in_steps=True))
+    author = grid.take(1)
+    grid.paint(1, author)
+    blobs = files(engine, author)
+    leases = {host: only(grid.call(host, want=1).leases) for host in (2, 3)}
+    host, lease = only((h, each) for h, each in leases.items() if strips_of([each]) == [DENOISED])
+    grid.restart()
+    assert readable_for_host(engine, host, blobs) == {"raw"}
+    if ends == "reported":
+        grid.paint(host, lease)
+    elif ends == "handed back":
+        grid.call(host, reports=[(lease, HandedBack(cause=Cause.OWNER))])
+    else:
+        grid.now += 1_000.0
+        grid.coordinator.expire(grid.now)
+    assert readable_for_host(engine, host, blobs) == set()
+
+
+def test_the_requester_reads_raw_passes_like_any_part_of_a_result(engine: Engine) -> None:
+    """They are not delivered, and no secret either: the owner of the job may read them, other users may not."""
+    grid = PaintedGrid(engine, owners=3)
+    grid.submit(picture_job(1, in_steps=True), owner=ONE)
+    lease = grid.take(2)
+    grid.paint(2, lease)
+    with reading(engine) as connection:
+        for digest in files(engine, lease).values():
+            assert blob_rights.user_may_read(connection, ONE, digest)
+            assert not blob_rights.user_may_read(connection, TWO, digest)
