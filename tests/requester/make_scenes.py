@@ -6,6 +6,8 @@ missing.blend                  uses textures/gone.png, which is not there
 packed.blend                   refers to files that are not there: a packed one, and one that nothing uses
 no_camera.blend                has none
 good.blend                     needs nothing but itself
+denoised.blend                 the same, and is denoised
+graded.blend                   is denoised, and then graded by the compositor
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 import bpy
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.applications.scenes import cube_scene, picture, uses
+from tests.applications.scenes import cube_scene, graded, picture, plain, uses
 
 
 def main() -> None:
@@ -30,6 +32,11 @@ def main() -> None:
     _save(folder / "no_camera.blend")
     cube_scene()
     _save(folder / "good.blend")
+    for name, change in (("denoised", plain), ("graded", graded)):
+        scene = cube_scene()
+        change(scene, folder)
+        scene.cycles.use_denoising = True
+        _save(folder / f"{name}.blend")
 
 
 def _linked(project: Path, elsewhere: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -217,6 +218,71 @@ def test_whether_a_scene_is_denoised_is_said_outright(scenes: Path, settings: Se
             assert isinstance(job.request.work, BlenderWork)
             assert isinstance(job.request.work.denoise, bool)
             assert wish is None or job.request.work.denoise is wish
+
+
+def work_of(scene: Path, settings: Settings, **wishes: Any) -> BlenderWork:
+    """Return what is pinned of a scene's frames."""
+    with prepared(scene, Wishes(**wishes), settings, QUIET) as job:
+        assert isinstance(job.request.work, BlenderWork)
+        return job.request.work
+
+
+@pytest.mark.parametrize(
+    ("scene", "wishes"),
+    [
+        ("denoised", {}),
+        ("good", {"denoise": True}),
+        ("denoised", {"policy": "audit", "file_format": "JPEG"}),
+        ("denoised", {"epsilon": 0.01, "resolution": "4096x2048"}),
+        ("denoised", {"renderer": "4.5"}),
+        ("denoised", {"renderer": "4"}),
+    ],
+)
+def test_denoised_frames_come_with_their_raw_passes(
+    scenes: Path, settings: Settings, scene: str, wishes: dict[str, Any]
+) -> None:
+    """Where audits may look at them, in whatever format the picture is, and whoever asked for denoising."""
+    work = work_of(scenes / f"{scene}.blend", settings, **wishes)
+    assert (work.denoise, work.raw_passes) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("scene", "wishes"),
+    [
+        ("denoised", {"policy": "fixed"}),
+        ("denoised", {"policy": "credibility"}),
+        ("denoised", {"replicas": 3}),
+        ("denoised", {"private": True}),
+        ("denoised", {"resolution": "4096x2049"}),
+        ("denoised", {"denoise": False}),
+        ("denoised", {"engine": "EEVEE"}),
+        ("denoised", {"renderer": "any"}),
+        ("denoised", {"renderer": "5.0"}),
+        ("denoised", {"renderer": "4.50"}),
+        ("good", {}),
+        ("graded", {"policy": "audit"}),
+    ],
+)
+def test_raw_passes_are_not_asked_for_in_vain(
+    scenes: Path, settings: Settings, scene: str, wishes: dict[str, Any]
+) -> None:
+    """Not of frames that are replicated, private, too large, not denoised or graded afterwards, and not where another
+    version may render than the one that looked into the scene.
+    """
+    assert not work_of(scenes / f"{scene}.blend", settings, **wishes).raw_passes
+
+
+def test_without_blender_no_raw_passes_are_asked_for(scenes: Path, without_blender: Settings) -> None:
+    """Nobody looked whether the scene can be denoised in a step of its own."""
+    wishes: dict[str, Any] = {"frames": "1-2", "resolution": "64x36", "denoise": True}
+    work = work_of(scenes / "denoised.blend", without_blender, **wishes)
+    assert (work.denoise, work.raw_passes) == (True, False)
+
+
+def test_an_engine_that_does_not_denoise_is_not_asked_to(scenes: Path, settings: Settings) -> None:
+    """A denoised scene may be handed in for another engine without a word about denoising."""
+    for engine in ("EEVEE", "WORKBENCH"):
+        assert work_of(scenes / "denoised.blend", settings, engine=engine).denoise is None
 
 
 def test_deadlines_are_read() -> None:

@@ -190,7 +190,7 @@ def work_for(scene_file: str, wishes: Wishes, facts: FileFacts | None) -> Blende
         width=width,
         height=height,
         denoise=denoise,
-        raw_passes=bool(denoise) and width * height <= MAX_RAW_PIXELS and _in_steps(wishes, own),
+        raw_passes=bool(denoise) and width * height <= MAX_RAW_PIXELS and _in_steps(wishes, facts),
         format=file_format,
         color_depth=_depth(file_format, own),
         allow_missing=wishes.allow_missing,
@@ -223,15 +223,19 @@ def _size(wishes: Wishes, own: SceneFacts | None) -> tuple[int, int]:
 
 def _denoise(wishes: Wishes, own: SceneFacts | None) -> bool | None:
     """Return the scene's own where it is known: whether frames can be rendered in parts hangs on it."""
-    if wishes.denoise is None and own is not None and own.engine == "CYCLES":
+    if wishes.denoise is None and own is not None and own.engine == "CYCLES" and wishes.engine in {None, "CYCLES"}:
         return own.denoise
     return wishes.denoise
 
 
-def _in_steps(wishes: Wishes, own: SceneFacts | None) -> bool:
+def _in_steps(wishes: Wishes, facts: FileFacts | None) -> bool:
     """Say whether frames are to be denoised in a step of their own, so that audits can look at what comes before."""
     may_be_audited = not wishes.private and isinstance(policy_for(wishes), Audit | None)
-    return may_be_audited and own is not None and own.denoised_in_one is None
+    if not may_be_audited or facts is None or facts.scene.denoised_in_one is not None:
+        return False
+    # Whether it can be one hangs on the version too, and only the one that looked has said so.
+    pinned = _renderer(wishes, facts)
+    return pinned is not None and f"{facts.blender}.".startswith(f"{pinned}.")
 
 
 def _depth(file_format: FileFormat, own: SceneFacts | None) -> Depth:
