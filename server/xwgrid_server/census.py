@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from random import Random
 from typing import ClassVar, NamedTuple
@@ -64,9 +65,10 @@ class Census:
     MEMORY: ClassVar[Seconds] = 86_400.0
 
     def __init__(self, rows: Iterable[HostRow], now: Instant) -> None:
-        # Both in the order in which the hosts were last seen, and no host in both.
-        self._away: dict[HostId, _Known] = {}
-        self._about: dict[HostId, _Known] = {}
+        # Both in the order in which the hosts were last seen, and no host in both. In a plain dictionary whose first
+        # entries were taken out again and again, every look for the first one walks over all the gaps.
+        self._away: OrderedDict[HostId, _Known] = OrderedDict()
+        self._about: OrderedDict[HostId, _Known] = OrderedDict()
         self._voters: dict[str, dict[UserId, int]] = {}  # by class: how many hosts each owner has of it
         self._urns: dict[str, _Urn] = {}  # by class, of the hosts that are about
         self._hosts_of: dict[UserId, dict[HostId, None]] = {}  # those that are about
