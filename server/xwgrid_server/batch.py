@@ -55,6 +55,8 @@ class Batch:
         self.hosts: dict[HostId, HostChange] = {}
         self.claims: list[Claim] = []
         self.touched: set[TaskKey] = set()
+        # Of these, those of which a result has come to be read, and nothing else has happened.
+        self._only_arrived: set[TaskKey] = set()
         self.newly_wanted = 0
         self.freed: list[HostId] = []  # hosts that may have more work now
         self.reputation = reputation
@@ -99,7 +101,14 @@ class Batch:
             self.count(row.job, lost=1)
         if event in _RESULT_CAME and attempt.audits is None and told["seconds"] > 0:
             self.count(row.job, timed=1, seconds=told["seconds"])
-        self.touched.add((row.job, row.task))
+        self._touch((row.job, row.task), only_arrived=event is ReplicaEvent.FILES_REPORTED)
+
+    def _touch(self, task: TaskKey, *, only_arrived: bool) -> None:
+        if not only_arrived:
+            self._only_arrived.discard(task)
+        elif task not in self.touched:
+            self._only_arrived.add(task)
+        self.touched.add(task)
 
     def to_be_read(self, order: ReadOrder) -> None:
         """Have a result read once the batch is written."""
@@ -110,7 +119,7 @@ class Batch:
         if self.touched:
             verdicts = Verdicts(self, self._lot)
             for task in self._known(self.touched):
-                verdicts.decide(task)
+                verdicts.decide(task, only_arrived=(task.job, task.number) in self._only_arrived)
 
     def look_again(self, keys: list[TaskKey]) -> None:
         """Open accepted tasks again, whose author was caught."""
