@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from xwgrid import auditing, voting
 from xwgrid.errors import BadInput, Forbidden
@@ -62,7 +62,7 @@ class Lot(Protocol):
         """Return the number drawn for `what`."""
 
 
-class Case(NamedTuple):
+class Case(Struct, frozen=True):
     """One open task, and all a policy may look at."""
 
     request: JobRequest
@@ -90,7 +90,8 @@ def uses_standing(request: JobRequest) -> bool:
 
 def quorum_of(request: JobRequest) -> int:
     """Return how many equal results win a vote: of a job that is not replicated from the start, at least two."""
-    return request.quorum if isinstance(policy_of(request), Fixed) else max(_LEAST_QUORUM, request.quorum)
+    fixed = request.policy is None or isinstance(request.policy, Fixed)
+    return request.quorum if fixed else max(_LEAST_QUORUM, request.quorum)
 
 
 # --- at the door ------------------------------------------------------------------------------------------------
@@ -194,8 +195,7 @@ def decide(case: Case, grid: Grid, lot: Lot) -> Verdict:
     if tally.most == 0 or tally.disputed:
         if tally.is_majority(quorum):
             return voting.agreed(case.attempts, tally.best)
-        at_first = quorum if tally.disputed else 1
-        return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(at_first, at_first))
+        return _replicated(case, tally, quorum if tally.disputed else 1)
     match policy:
         case Audit():
             return _audited(case, policy, tally, grid, lot)
@@ -204,6 +204,11 @@ def decide(case: Case, grid: Grid, lot: Lot) -> Verdict:
         case Boinc():
             return _boinc(case, policy, tally, lot)
     assert_never(policy)
+
+
+def _replicated(case: Case, tally: voting.Tally, quorum: int) -> Hopeless | Undecided:
+    """Ask for as many full replicas as it takes at least until so many are equal, if there is hope."""
+    return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
 
 
 def _heard(case: Case, grid: Grid) -> voting.Tally:
@@ -217,7 +222,7 @@ def _heard(case: Case, grid: Grid) -> voting.Tally:
     ]
     if len(voices) == len(case.attempts):
         return everybody
-    heard = voting.count(voices)._replace(disputed=everybody.disputed)
+    heard = structs.replace(voting.count(voices), disputed=everybody.disputed)
     return everybody if heard.most == 0 and not everybody.disputed else heard
 
 
@@ -229,9 +234,8 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     quorum = quorum_of(case.request)
     if tally.most >= quorum:
         return voting.agreed(case.attempts, tally.best)
-    replicate = voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
     if case.rows is None:
-        return replicate
+        return _replicated(case, tally, quorum)
     author = _author(case.attempts)
     reach = auditing.reach(policy.share, case.rows)
     author_doubt = doubt(case.standings.get(author.host, NEWCOMER), lie_rate(grid.climate), grid.now)
@@ -242,12 +246,13 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     if tally.most + tally.live >= quorum:
         return Undecided(0)  # a full replica that is on its way says more than strips
     if _audits_lead_nowhere(case, author):
-        return replicate
+        return _replicated(case, tally, quorum)
     missing = needed - done - out
     if missing <= 0:
         return Undecided(0, tuple(case.ordered))
-    if isinstance(replicate, Hopeless):
-        return replicate
+    hopeless = voting.hopeless(case.attempts, tally)
+    if hopeless is not None:
+        return hopeless
     # The place is drawn now that the result is here; a later look at the same result gets other places.
     strips = auditing.lay_strips(case.rows, missing, lot("strips", author.replica, done, out, len(case.attempts)))
     dealt = auditing.deal(strips, max(1, case.others - len(case.ordered)), math.ceil(1.0 / reach))
@@ -258,6 +263,8 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
 def _audits_lead_nowhere(case: Case, author: Attempt) -> bool:
     """Say whether a result is to be replicated: auditors fail, vanish, or nobody is left who could be one."""
     audits = [attempt for attempt in case.attempts if attempt.audits is not None]
+    if not audits:
+        return not case.others
     came = [audit for audit in audits if audit.state is ReplicaState.VOTING]
     failed = sum(audit.state is ReplicaState.FAILED for audit in audits)
     failed += sum(audit.audits == author.replica and voting.difference(audit, author) is None for audit in came)
@@ -268,8 +275,8 @@ def _audits_lead_nowhere(case: Case, author: Attempt) -> bool:
 
 
 def _author(attempts: Sequence[Attempt]) -> Attempt:
-    ballots = (a for a in attempts if a.audits is None and a.state is ReplicaState.VOTING and a.fingerprint is not None)
-    return min(ballots, key=lambda attempt: attempt.replica)
+    ballots = [a for a in attempts if a.audits is None and a.state is ReplicaState.VOTING and a.fingerprint is not None]
+    return ballots[0] if len(ballots) == 1 else min(ballots, key=lambda attempt: attempt.replica)
 
 
 def _strips(case: Case, author: Attempt, grid: Grid) -> tuple[int, int]:
@@ -324,7 +331,7 @@ def _credible(case: Case, policy: Credibility, tally: voting.Tally, grid: Grid) 
     wrong = min(doubts) * friends_share(grid) ** (tally.most - 1)
     if wrong <= policy.epsilon or tally.most >= _MOST_REPLICAS:
         return voting.agreed(case.attempts, tally.best)
-    return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(tally.most + 1, tally.most + 1))
+    return _replicated(case, tally, tally.most + 1)
 
 
 # --- BOINC's rule -----------------------------------------------------------------------------------------------
@@ -342,4 +349,4 @@ def _boinc(case: Case, policy: Boinc, tally: voting.Tally, lot: Lot) -> Verdict:
         tally.most == 1 and streak >= policy.trusted_after and lot("boinc", author.replica) >= 1.0 / streak
     ):
         return voting.agreed(case.attempts, tally.best)
-    return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
+    return _replicated(case, tally, quorum)

@@ -9,10 +9,13 @@ never get the same replica.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop
 from itertools import islice
 from random import Random
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
+
+from msgspec import Struct, structs
 
 from xwgrid.drawing import LEAST_OWNERS, Key, Lottery, Reminders, Wish
 from xwgrid.eligibility import Census, Eligibility, HostCard, voter_of
@@ -40,7 +43,7 @@ BUCKETS_LOOKED_AT: Final = 64
 LOADED_BONUS: Final = 2
 
 
-class Choice(NamedTuple):
+class Choice(Struct, frozen=True):
     """One replica for one host. `number` is the replica's number within its task."""
 
     card: JobCard
@@ -308,7 +311,7 @@ class ReadyIndex:
         begun = job.begun.get(answer.task)
         if begun is not None:
             voters = begun.voters | {host.owner}
-            self._put(job, begun._replace(made=answer.made + 1, result_class=result_class, voters=voters), now)
+            self._put(job, structs.replace(begun, made=answer.made + 1, result_class=result_class, voters=voters), now)
         self._count(answer.card, 1)
         return Choice(answer.card, answer.task, answer.made, host.owner, result_class, is_test=is_test, is_beyond=True)
 
@@ -349,17 +352,22 @@ class ReadyIndex:
         if not self._live_of[card.owner]:
             del self._live_of[card.owner]
 
-    def _in_order(self, host: HostCard, now: Instant) -> list[ReadyTasks]:
-        jobs = [job for job in self._jobs.values() if job.has_any]
-        if len(jobs) > 1:
-            jobs.sort(key=lambda job: self._rank(job, host, now))
-        return jobs
+    def _in_order(self, host: HostCard, now: Instant) -> Iterator[ReadyTasks]:
+        """Yield the jobs that may have something, the most urgent first.
 
-    def _rank(self, job: ReadyTasks, host: HostCard, now: Instant) -> tuple[int, bool, int, int]:
-        live = self._live_of.get(job.card.owner, 0)
-        bonus = LOADED_BONUS if job.card.spec in host.loaded else 0
-        in_time = not job.is_late(self._live.get(job.card.job, 0), now)
-        return (-job.card.request.priority, in_time, live - bonus, job.card.job)
+        Mostly the first one has: the others are put in order only as far as they are asked for.
+        """
+        ranked = [self._rank(job, host, now) for job in self._jobs.values() if job.has_any]
+        heapify(ranked)
+        while ranked:
+            yield self._jobs[heappop(ranked)[-1]]
+
+    def _rank(self, job: ReadyTasks, host: HostCard, now: Instant) -> tuple[int, bool, int, JobId]:
+        card = job.card
+        live = self._live_of.get(card.owner, 0)
+        bonus = LOADED_BONUS if card.spec in host.loaded else 0
+        in_time = card.request.deadline is None or not job.is_late(self._live.get(card.job, 0), now)
+        return (-card.request.priority, in_time, live - bonus, card.job)
 
     def _from_job(self, job: ReadyTasks, host: HostCard, now: Instant) -> Choice | None:
         if self.eligible.refusal(job, host) is not None:
@@ -375,13 +383,8 @@ class ReadyIndex:
 
     def _take(self, job: ReadyTasks, host: HostCard, task: ReadyTask, *, drawn: bool, now: Instant) -> Choice:
         voter, result_class = voter_of(job.card.request, host), self.eligible.class_of(job, host)
-        audit = None
-        if task.has_audit_for(voter, result_class):
-            audit, *left = task.audits
-            after = task._replace(audits=tuple(left), auditors=task.auditors | {voter}, made=task.made + 1)
-        else:
-            after = task._replace(wanted=task.wanted - 1, voters=task.voters | {voter}, made=task.made + 1)
-        after = after._replace(result_class=task.result_class or result_class)
+        audit = task.audits[0] if task.has_audit_for(voter, result_class) else None
+        after = task.after_audit(voter) if audit is not None else task.after_full(voter, result_class)
         self._put(job, after, now)
         self.answers.known_of(job.card.job, result_class, task.number, after.made, after.voters)
         self._count(job.card, 1)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import structs
 
 from xwgrid import policies
 from xwgrid.known_answers import KnownAnswer
@@ -57,7 +58,7 @@ class Verdicts:
         self._batch.count(task.job, agreed=-1)
         self._batch.index.answers.forget_task(task.job, task.number)
         attempts = [self._batch.present(attempt) for attempt in task.attempts]
-        self._vote(task._replace(state=state), attempts, TaskState.AGREED, AUDITED_AGAIN)
+        self._vote(structs.replace(task, state=state), attempts, TaskState.AGREED, AUDITED_AGAIN)
 
     def _vote(
         self, task: TaskRow, attempts: list[Attempt], was: TaskState, why: str = "", *, only_arrived: bool = False
@@ -66,7 +67,7 @@ class Verdicts:
         card = batch.card(task.job)
         others = batch.index.others(card, attempts)
         # Who lost a vote that was taken back has a voice in the next one.
-        box = [a._replace(state=ReplicaState.VOTING) if a.state is ReplicaState.OUTVOTED else a for a in attempts]
+        box = [_heard_again(attempt) if attempt.state is ReplicaState.OUTVOTED else attempt for attempt in attempts]
         case = Case(card.request, card.rows, box, task.audits, batch.reputation.standings, others)
         verdict = policies.decide(case, batch.reputation.grid, self._lot)
         state, wanted, canonical, reason = TaskState.OPEN, 0, None, why
@@ -171,3 +172,7 @@ class Verdicts:
                         accused[other], accused[audit.replica] = box[other], audit
         for attempt in accused.values():
             self._batch.reputation.accuse(attempt.host)
+
+
+def _heard_again(attempt: Attempt) -> Attempt:
+    return structs.replace(attempt, state=ReplicaState.VOTING)
