@@ -156,7 +156,7 @@ class Books:
             assert _in_buckets(ready.buckets) <= set(ready.begun)
             assert ready.failures == store.host_failures(job)
             live = {ReplicaId(row.id) for row in _leased(self._engine, job)}
-            assert index._live.get(job, 0) == len(live)
+            assert index._turns.live(job) == len(live)
         assert set(index._lottery._expired) == drawn_for
         assert set(coordinator.progress) <= {ReplicaId(row.id) for row in _leased(self._engine, None)}
         self.met["drawn for"] += len(drawn_for)
