@@ -119,7 +119,7 @@ class MemoryJobs:
                 task.state, task.wanted, task.audits = TaskState.CANCELLED, 0, ()
             for attempt in self._attempts(task):
                 if attempt.state in _WITHOUT_A_VERDICT:
-                    self._put(attempt._replace(state=ReplicaState.CANCELLED, cause=Cause.CANCELLED))
+                    self._put(structs.replace(attempt, state=ReplicaState.CANCELLED, cause=Cause.CANCELLED))
         return True
 
     def retry_job(self, job: JobId) -> int:
@@ -188,7 +188,8 @@ class MemoryJobs:
     def _put(self, attempt: Attempt) -> None:
         """Take an attempt that is not leased, or not any more."""
         self._end_lease(attempt.replica)
-        self._rows[attempt.replica] = self._rows[attempt.replica]._replace(attempt=attempt, next_transition=None)
+        row = self._rows[attempt.replica]
+        self._rows[attempt.replica] = structs.replace(row, attempt=attempt, next_transition=None)
 
     def _end_lease(self, replica: ReplicaId) -> None:
         attempt = self._rows[replica].attempt
@@ -202,7 +203,7 @@ class MemoryJobs:
         live = 0
         for attempt in self._attempts(task):
             if attempt.state in _OF_THE_FIRST_TRY:
-                self._put(attempt._replace(state=ReplicaState.CANCELLED))
+                self._put(structs.replace(attempt, state=ReplicaState.CANCELLED))
             elif attempt.state in LIVE and attempt.audits is None:
                 live += 1
         task.state, task.audits, task.wanted = TaskState.OPEN, (), max(0, at_first - live)

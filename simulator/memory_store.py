@@ -148,10 +148,10 @@ class MemoryStore(MemoryJobs):
         return Saved(refused, self._count(changes))
 
     def _check(self, changes: Changes) -> None:
-        rows, jobs = self._rows, self._jobs
-        wrong = sum(
-            change.id not in rows or rows[change.id].attempt.state is not change.was for change in changes.replicas
-        )
+        rows, jobs, wrong = self._rows, self._jobs, 0
+        for change in changes.replicas:
+            row = rows.get(change.id)
+            wrong += row is None or row.attempt.state is not change.was
         if wrong:
             raise Conflict(f"{wrong} of {len(changes.replicas)} replicas changed under way: the batch was not written")
         for told in changes.tasks:
@@ -202,7 +202,7 @@ class MemoryStore(MemoryJobs):
             if row.next_transition is None or until < row.next_transition:
                 heapq.heappush(self._due, (until, replica))
             acknowledged = call if row.acknowledged_call is None else row.acknowledged_call
-            self._rows[replica] = row._replace(next_transition=until, acknowledged_call=acknowledged)
+            self._rows[replica] = structs.replace(row, next_transition=until, acknowledged_call=acknowledged)
 
     def _end_lease(self, replica: ReplicaId) -> None:
         super()._end_lease(replica)
@@ -212,22 +212,21 @@ class MemoryStore(MemoryJobs):
         row = self._hosts.get(host)
         if row is not None:
             said = row.facts if facts is None else msgspec.json.decode(facts, type=HostFacts)
-            self._hosts[host] = row._replace(last_seen_at=now, facts=said)
+            self._hosts[host] = structs.replace(row, last_seen_at=now, facts=said)
 
     def _stand(self, change: StandingChange) -> None:
         before = self._standings.get(change.host)
         if before is not None and before.edition != change.edition:
             return  # the operator said something of the host since it was read
-        told = structs.asdict(change)
-        del told["host"]
-        told["earned"] = _EARNED.decode(change.earned) if change.earned != "{}" else {}
-        standing = Standing(**told)
+        earned = _EARNED.decode(change.earned) if change.earned != "{}" else {}
+        _, _, *rest = structs.astuple(change)  # a standing has its fields in the same order
+        standing = Standing(earned, *rest)
         if self._forgives:
-            standing = standing._replace(quarantined_until=None, audit_again=False)
+            standing = structs.replace(standing, quarantined_until=None, audit_again=False)
         self._standings[change.host] = standing
         row = self._hosts.get(change.host)
         if row is not None:
-            self._hosts[change.host] = row._replace(standing=standing)
+            self._hosts[change.host] = structs.replace(row, standing=standing)
 
     # --- the index and the timer --------------------------------------------------------------------------------
 

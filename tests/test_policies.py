@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from xwgrid.auditing import DENOISED, parse_strips, reach
 from xwgrid.drawing import Lots
@@ -70,7 +71,7 @@ def audit(number: int, strips: int = 1, state: ReplicaState = VOTING, of: int = 
     """Return an audit of replica `of`, which it fits unless something else is said."""
     told = differences or {f"r{of}": 0.0}
     made = ballot(number, f"strips{number}", state, **(told if state is VOTING else {}))
-    return made._replace(audits=ReplicaId(of), strips=",".join(f"{40 * each}+2" for each in range(strips)))
+    return structs.replace(made, audits=ReplicaId(of), strips=",".join(f"{40 * each}+2" for each in range(strips)))
 
 
 def case(
@@ -112,7 +113,7 @@ def test_a_fresh_task_wants_one_replica_unless_they_are_fixed(policy: Policy | N
     assert replicas_at_first(asked) == at_first
     fresh = Case(asked, ROWS, (), (), {})
     assert decide(fresh, GRID, LOT) == Undecided(at_first)
-    out = fresh._replace(attempts=[ballot(number, state=LEASED) for number in range(at_first)])
+    out = structs.replace(fresh, attempts=[ballot(number, state=LEASED) for number in range(at_first)])
     assert decide(out, GRID, LOT) == Undecided(0)
 
 
@@ -389,7 +390,7 @@ def test_what_is_wanted_can_decide(policy: Policy, box: tuple[list[Attempt], dic
         number = 100 + len(attempts)
         attempts += [_come(ballot(number + each, state=LEASED), attempts) for each in range(found.wanted)]
         for each, order in enumerate(found.audits, start=number + found.wanted):
-            late = audit(each, of=order.audits, state=LEASED)._replace(strips=order.strips)
+            late = structs.replace(audit(each, of=order.audits, state=LEASED), strips=order.strips)
             attempts.append(_come(late, attempts))
         standings = standings | {attempt.host: PROVEN for attempt in attempts if attempt.host >= 100}
     assert isinstance(verdict(policy, attempts, standings), (Agreed, Hopeless))
@@ -402,7 +403,7 @@ def _come(attempt: Attempt, box: list[Attempt]) -> Attempt:
     leader = max(sorted({vote for vote in votes if vote is not None}), key=votes.count, default="a")
     told = {each.replica: 0.0 if each.fingerprint == leader else 0.1 for each in ballots}
     fingerprint = leader if attempt.audits is None else f"strips{attempt.replica}"
-    return attempt._replace(state=VOTING, fingerprint=fingerprint, differences=told)
+    return structs.replace(attempt, state=VOTING, fingerprint=fingerprint, differences=told)
 
 
 @given(_POLICIES, _boxes())
@@ -448,12 +449,12 @@ def test_fixed_replication_waits_for_a_strict_majority() -> None:
 
 def denoising(number: int, state: ReplicaState = VOTING, of: int = 1, **differences: float) -> Attempt:
     """Return an audit that made the picture of replica `of` once more of its raw passes."""
-    return audit(number, 1, state, of, **differences)._replace(strips=DENOISED)
+    return structs.replace(audit(number, 1, state, of, **differences), strips=DENOISED)
 
 
 def in_steps(attempts: Sequence[Attempt], *more: Any, **facts: Any) -> Verdict:
     """Return what is said of the attempts at a frame that is denoised in a step of its own."""
-    return decide(case(Audit(), attempts, *more, **facts)._replace(in_steps=True), GRID, LOT)
+    return decide(structs.replace(case(Audit(), attempts, *more, **facts), in_steps=True), GRID, LOT)
 
 
 def test_raw_passes_and_denoising_are_looked_at_by_different_owners() -> None:

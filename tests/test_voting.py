@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from xwgrid.model import Cause, HostId, ReplicaId, ReplicaState
 from xwgrid.voting import Agreed, Attempt, Hopeless, Undecided, count, decide, late_ballot_agrees
@@ -26,7 +27,7 @@ def audit(number: int, state: ReplicaState = ReplicaState.VOTING, **differences:
     """Return an audit of replica 0, compared with the replicas named: r0=0.1 differs from 0 in a tenth of its rows."""
     made = attempt(number, state, "strips")
     beside = {ReplicaId(int(name[1:])): share for name, share in differences.items()}
-    return made._replace(audits=ReplicaId(0), strips="3+2", differences=beside)
+    return structs.replace(made, audits=ReplicaId(0), strips="3+2", differences=beside)
 
 
 def ballots(*fingerprints: str) -> list[Attempt]:
@@ -107,7 +108,7 @@ def test_an_auditor_bears_witness_between_two(read: str) -> None:
     if read == "with both ballots there":
         box = [lie, true, audit(5, r0=0.2, r1=0.0)]
     else:
-        box = [lie, true._replace(differences={lie.replica: 0.05, ReplicaId(5): 0.0}), audit(5, r0=0.2)]
+        box = [lie, structs.replace(true, differences={lie.replica: 0.05, ReplicaId(5): 0.0}), audit(5, r0=0.2)]
     assert decide(box, replicas=2, quorum=2) == Agreed(
         "true", true.replica, (true.replica, ReplicaId(5)), (lie.replica,)
     )
@@ -116,7 +117,7 @@ def test_an_auditor_bears_witness_between_two(read: str) -> None:
 def test_an_auditor_who_has_a_ballot_has_one_voice() -> None:
     """An owner who looked at a part of a frame and then rendered it counts once."""
     lie, true = ballots("lie", "true")
-    both = audit(5, r0=0.2, r1=0.0)._replace(voter=true.voter)
+    both = structs.replace(audit(5, r0=0.2, r1=0.0), voter=true.voter)
     assert count([lie, true, both]).total == 2
     assert decide([lie, true, both], replicas=2, quorum=2) == Undecided(1)
 
@@ -146,7 +147,7 @@ def test_lost_audits_and_tests_say_nothing_about_a_task() -> None:
     """However many auditors and new hosts vanish or fail, a task is not given up for it."""
     gone = [audit(number, state) for number in range(20) for state in (ReplicaState.LOST, ReplicaState.FAILED)]
     tests = [
-        attempt(number, state)._replace(is_test=True)
+        structs.replace(attempt(number, state), is_test=True)
         for number in range(20)
         for state in (ReplicaState.LOST, ReplicaState.FAILED)
     ]
@@ -183,7 +184,8 @@ def test_what_is_wanted_can_decide(attempts: list[tuple[ReplicaState, str]], quo
     votes = [each.fingerprint for each in found if each.state is ReplicaState.VOTING]
     leader = max(sorted(set(votes), key=str), key=votes.count, default="a")
     after = [
-        each._replace(state=ReplicaState.VOTING, fingerprint=leader) if each.state in LIVE else each for each in found
+        structs.replace(each, state=ReplicaState.VOTING, fingerprint=leader) if each.state in LIVE else each
+        for each in found
     ]
     after += [attempt(100 + number, ReplicaState.VOTING, leader) for number in range(verdict.wanted)]
     assert isinstance(decide(after, replicas=replicas, quorum=quorum), Agreed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from xwgrid.errors import BadInput
@@ -36,6 +37,8 @@ def strip_rows(height: int) -> int:
     return min(height, max(LEAST_ROWS, round(height * STRIP_SHARE)))
 
 
+# Asked at every look at a result; jobs have few shares and heights among them.
+@lru_cache(maxsize=1_024)
 def reach(share: float, height: int) -> float:
     """Return the chance that one strip meets a band that is `share` of a picture `height` rows high, wherever it is."""
     rows = strip_rows(height)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from xwgrid.drawing import Owners
 from xwgrid.model import Digest, HostId, JobRequest, Program, UserId
@@ -13,7 +15,7 @@ from xwgrid.trust import NEWCOMER, Standing
 from xwgrid.voting import TASKS_A_HOST_MAY_FAIL
 
 
-class HostCard(NamedTuple):
+class HostCard(Struct, frozen=True):
     """What the choice needs to know of a host."""
 
     host: HostId

@@ -84,7 +84,7 @@ class KnownAnswers:
         self, job: JobId, result_class: str | None, number: TaskNumber, made: int, voters: frozenset[int]
     ) -> None:
         """Take how many replicas were made of a task, and by whom, in case new hosts are at it."""
-        for pin, task in list(self._nurseries.items()):
+        for pin, task in list(self._nurseries.items()) if self._nurseries else ():
             if task.card.job != job or task.task != number:
                 continue
             if result_class in {None, pin}:

@@ -7,10 +7,10 @@ disputed is settled by the vote of `xwgrid.voting`, with a quorum of at least tw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, assert_never
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from xwgrid import auditing, voting
 from xwgrid.errors import BadInput, Forbidden
@@ -62,7 +62,7 @@ class Lot(Protocol):
         """Return the number drawn for `what`."""
 
 
-class Case(NamedTuple):
+class Case(Struct, frozen=True):
     """One open task, and all a policy may look at."""
 
     request: JobRequest
@@ -91,7 +91,8 @@ def uses_standing(request: JobRequest) -> bool:
 
 def quorum_of(request: JobRequest) -> int:
     """Return how many equal results win a vote: of a job that is not replicated from the start, at least two."""
-    return request.quorum if isinstance(policy_of(request), Fixed) else max(_LEAST_QUORUM, request.quorum)
+    fixed = request.policy is None or isinstance(request.policy, Fixed)
+    return request.quorum if fixed else max(_LEAST_QUORUM, request.quorum)
 
 
 # --- at the door ------------------------------------------------------------------------------------------------
@@ -196,8 +197,7 @@ def decide(case: Case, grid: Grid, lot: Lot) -> Verdict:
         # Where everybody about has voted, waiting for a strict majority could be for ever.
         if tally.is_majority(quorum) or (not case.others and tally.is_first_of_all(quorum)):
             return voting.agreed(case.attempts, tally.best)
-        at_first = quorum if tally.disputed else 1
-        return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(at_first, at_first))
+        return _replicated(case, tally, quorum if tally.disputed else 1)
     match policy:
         case Audit():
             return _audited(case, policy, tally, grid, lot)
@@ -206,6 +206,11 @@ def decide(case: Case, grid: Grid, lot: Lot) -> Verdict:
         case Boinc():
             return _boinc(case, policy, tally, lot)
     assert_never(policy)
+
+
+def _replicated(case: Case, tally: voting.Tally, quorum: int) -> Hopeless | Undecided:
+    """Ask for as many full replicas as it takes at least until so many are equal, if there is hope."""
+    return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
 
 
 def _heard(case: Case, grid: Grid) -> voting.Tally:
@@ -219,7 +224,7 @@ def _heard(case: Case, grid: Grid) -> voting.Tally:
     ]
     if len(voices) == len(case.attempts):
         return everybody
-    heard = voting.count(voices)._replace(disputed=everybody.disputed)
+    heard = structs.replace(voting.count(voices), disputed=everybody.disputed)
     return everybody if heard.most == 0 and not everybody.disputed else heard
 
 
@@ -231,42 +236,82 @@ def _audited(case: Case, policy: Audit, tally: voting.Tally, grid: Grid, lot: Lo
     quorum = quorum_of(case.request)
     if tally.most >= quorum:
         return voting.agreed(case.attempts, tally.best)
-    replicate = voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
     if case.rows is None:
-        return replicate
+        return _replicated(case, tally, quorum)
     author = _author(case.attempts)
     reach = auditing.reach(policy.share, case.rows)
-    author_doubt = doubt(case.standings.get(author.host, NEWCOMER), lie_rate(grid.climate), grid.now)
-    done, out = _looked(case, author, grid, auditing.number_of_strips)
-    missing = strips_needed(author_doubt, policy.epsilon, reach, friends_share(grid)) - done
-    # Denoising is done again as a whole: whoever does it meets every lie.
-    denoised, denoising = _looked(case, author, grid, _is_denoised) if case.in_steps else (0, 0)
-    undone = strips_needed(author_doubt, policy.epsilon, 1.0, friends_share(grid)) - denoised if case.in_steps else 0
-    if missing <= 0 and undone <= 0:
+    done, out = _looks(case, author, grid)
+    missing = _needed(case, author, grid, policy.epsilon, reach).less(done)
+    if not any(missing):
         return voting.agreed(case.attempts, tally.best)
     if tally.most + tally.live >= quorum:
-        return Undecided(0)  # a full replica that is on its way says more than strips
+        return Undecided(0)  # a full replica that is on its way says more than looks
     if _audits_lead_nowhere(case, author):
-        return replicate
-    if missing <= out and undone <= denoising:
-        return Undecided(0, tuple(case.ordered))
-    if isinstance(replicate, Hopeless):
-        return replicate
-    orders = [*case.ordered]
-    if missing > out:
+        return _replicated(case, tally, quorum)
+    wanted = missing.less(out)
+    hopeless = voting.hopeless(case.attempts, tally) if any(wanted) else None
+    if hopeless is not None:
+        return hopeless
+    audits = [*case.ordered]
+    if wanted.strips:
         # The place is drawn now that the result is here; a later look at the same result gets other places.
-        chance = lot("strips", author.replica, done, out, len(case.attempts))
-        strips = auditing.lay_strips(case.rows, missing - out, chance)
-        dealt = auditing.deal(strips, max(1, case.others - len(orders) - max(0, undone)), math.ceil(1.0 / reach))
-        orders += [AuditOrder(author.replica, auditing.written(each)) for each in dealt]
+        chance = lot("strips", author.replica, done.strips, out.strips, len(case.attempts))
+        strips = auditing.lay_strips(case.rows, wanted.strips, chance)
+        owners = max(1, case.others - len(audits) - wanted.denoising)
+        dealt = auditing.deal(strips, owners, math.ceil(1.0 / reach))
+        audits += [AuditOrder(author.replica, auditing.written(each)) for each in dealt]
     # Never together with strips: whoever denoises is given the raw passes that strips are looked for in.
-    orders += [AuditOrder(author.replica, auditing.DENOISED)] * (undone - denoising)
-    return Undecided(0, tuple(orders))
+    audits += [AuditOrder(author.replica, auditing.DENOISED)] * wanted.denoising
+    return Undecided(0, tuple(audits))
+
+
+class _Looks(NamedTuple):
+    """Looks at a result: at strips of it, or of its raw passes; and, if it has raw passes, at its denoising."""
+
+    strips: int
+    denoising: int
+
+    def less(self, others: _Looks) -> _Looks:
+        """Return what is left of these without so many others."""
+        return _Looks(max(0, self.strips - others.strips), max(0, self.denoising - others.denoising))
+
+
+def _needed(case: Case, author: Attempt, grid: Grid, epsilon: float, reach: float) -> _Looks:
+    """Return what it takes until a result is a lie with a chance of at most epsilon."""
+    doubted = doubt(case.standings.get(author.host, NEWCOMER), lie_rate(grid.climate), grid.now)
+    friends = friends_share(grid)
+    # Denoising is done again as a whole: whoever does it meets every lie.
+    denoising = strips_needed(doubted, epsilon, 1.0, friends) if case.in_steps else 0
+    return _Looks(strips_needed(doubted, epsilon, reach, friends), denoising)
+
+
+def _looks(case: Case, author: Attempt, grid: Grid) -> tuple[_Looks, _Looks]:
+    """Return what was looked at and fits, and what is still out.
+
+    What an auditor found who was wrong lately counts for nothing.
+    """
+    done: list[str] = []
+    out = [order.strips for order in case.ordered if order.audits == author.replica]
+    for attempt in case.attempts:
+        if attempt.audits != author.replica or attempt.strips is None:
+            continue
+        fits = attempt.state is ReplicaState.VOTING and voting.difference(attempt, author) == 0
+        if attempt.state in LIVE:
+            out.append(attempt.strips)
+        elif fits and not is_suspect(case.standings.get(attempt.host, NEWCOMER), grid.now):
+            done.append(attempt.strips)
+    return _looked_at(done), _looked_at(out)
+
+
+def _looked_at(audits: Sequence[str]) -> _Looks:
+    return _Looks(sum(map(auditing.number_of_strips, audits)), audits.count(auditing.DENOISED))
 
 
 def _audits_lead_nowhere(case: Case, author: Attempt) -> bool:
     """Say whether a result is to be replicated: auditors fail, vanish, or nobody is left who could be one."""
     audits = [attempt for attempt in case.attempts if attempt.audits is not None]
+    if not audits:
+        return not case.others
     came = [audit for audit in audits if audit.state is ReplicaState.VOTING]
     failed = sum(audit.state is ReplicaState.FAILED for audit in audits)
     failed += sum(audit.audits == author.replica and voting.difference(audit, author) is None for audit in came)
@@ -277,30 +322,8 @@ def _audits_lead_nowhere(case: Case, author: Attempt) -> bool:
 
 
 def _author(attempts: Sequence[Attempt]) -> Attempt:
-    ballots = (a for a in attempts if a.audits is None and a.state is ReplicaState.VOTING and a.fingerprint is not None)
-    return min(ballots, key=lambda attempt: attempt.replica)
-
-
-def _looked(case: Case, author: Attempt, grid: Grid, worth: Callable[[str], int]) -> tuple[int, int]:
-    """Return how much of what was looked at fits, and how much is still out.
-
-    What an auditor found who was wrong lately counts for nothing.
-    """
-    done = 0
-    out = sum(worth(order.strips) for order in case.ordered if order.audits == author.replica)
-    for attempt in case.attempts:
-        if attempt.audits != author.replica or attempt.strips is None:
-            continue
-        fits = attempt.state is ReplicaState.VOTING and voting.difference(attempt, author) == 0
-        if attempt.state in LIVE:
-            out += worth(attempt.strips)
-        elif fits and not is_suspect(case.standings.get(attempt.host, NEWCOMER), grid.now):
-            done += worth(attempt.strips)
-    return done, out
-
-
-def _is_denoised(strips: str) -> int:
-    return int(strips == auditing.DENOISED)
+    ballots = [a for a in attempts if a.audits is None and a.state is ReplicaState.VOTING and a.fingerprint is not None]
+    return ballots[0] if len(ballots) == 1 else min(ballots, key=lambda attempt: attempt.replica)
 
 
 def how_caught(request: JobRequest, rows: int | None, attempts: Sequence[Attempt], loser: Attempt) -> Caught:
@@ -337,7 +360,7 @@ def _credible(case: Case, policy: Credibility, tally: voting.Tally, grid: Grid) 
     wrong = min(doubts) * friends_share(grid) ** (tally.most - 1)
     if wrong <= policy.epsilon or tally.most >= _MOST_REPLICAS:
         return voting.agreed(case.attempts, tally.best)
-    return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(tally.most + 1, tally.most + 1))
+    return _replicated(case, tally, tally.most + 1)
 
 
 # --- BOINC's rule -----------------------------------------------------------------------------------------------
@@ -355,4 +378,4 @@ def _boinc(case: Case, policy: Boinc, tally: voting.Tally, lot: Lot) -> Verdict:
         tally.most == 1 and streak >= policy.trusted_after and lot("boinc", author.replica) >= 1.0 / streak
     ):
         return voting.agreed(case.attempts, tally.best)
-    return voting.hopeless(case.attempts, tally) or Undecided(tally.wanted(quorum, quorum))
+    return _replicated(case, tally, quorum)

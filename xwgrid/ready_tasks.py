@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
+from msgspec import Struct, structs
+
 from xwgrid.lifecycle import KEEPS_OTHERS_OUT
 from xwgrid.model import Digest, HostId, Instant, JobId, JobRequest, ReplicaState, Seconds, TaskNumber, UserId
 from xwgrid.policies import quorum_of, replicas_at_first
 from xwgrid.voting import Attempt, AuditOrder
 
 
-class ReadyTask(NamedTuple):
+class ReadyTask(Struct, frozen=True):
     """A task that wants `wanted` more full replicas now, and these audits."""
 
     number: TaskNumber
@@ -46,6 +48,21 @@ class ReadyTask(NamedTuple):
     def has_audit_for(self, voter: int, result_class: str) -> bool:
         """Say whether a voter could look at a part of it: strips are compared within a class alone."""
         return bool(self.audits) and voter not in self.auditors and self.result_class == result_class
+
+    def after_audit(self, auditor: int) -> ReadyTask:
+        """Return the task after its first audit was taken."""
+        auditors = self.auditors | {auditor}
+        return structs.replace(self, made=self.made + 1, audits=self.audits[1:], auditors=auditors)
+
+    def after_full(self, voter: int, result_class: str) -> ReadyTask:
+        """Return the task after a full replica of it was taken; the first one's class is the task's."""
+        return structs.replace(
+            self,
+            wanted=self.wanted - 1,
+            made=self.made + 1,
+            result_class=self.result_class or result_class,
+            voters=self.voters | {voter},
+        )
 
 
 def ready_task(
@@ -86,7 +103,7 @@ class JobCard(NamedTuple):
     in_steps: bool = False  # its pictures are made of raw passes by denoising
 
 
-class JobProgress(NamedTuple):
+class JobProgress(Struct, frozen=True):
     """How far a job is."""
 
     left: int  # tasks that have not ended
@@ -143,7 +160,7 @@ class ReadyTasks:
         """Take the present truth about a begun task, out of every bucket; return it as it is kept."""
         self.drop(task.number)
         if self.quorum < 2:
-            task = task._replace(result_class=None)  # one ballot decides: see `pinned`
+            task = structs.replace(task, result_class=None)  # one ballot decides: see `pinned`
         if task.number > self.cursor and not self.exhausted:
             self.ahead.add(task.number)
         if task.parts > 0:
@@ -163,13 +180,15 @@ class ReadyTasks:
     def drop(self, number: TaskNumber) -> None:
         """Forget a begun task."""
         task = self.begun.pop(number, None)
-        if task is not None:
-            buckets = self.buckets.get(task.result_class, {})
-            bucket = buckets.get(_condition(task), {})
-            if bucket.pop(number, 0) is None and not bucket:
-                del buckets[_condition(task)]
-                if not buckets:
-                    del self.buckets[task.result_class]
+        buckets = None if task is None else self.buckets.get(task.result_class)
+        if task is None or not buckets:
+            return
+        condition = _condition(task)
+        bucket = buckets.get(condition, {})
+        if bucket.pop(number, 0) is None and not bucket:
+            del buckets[condition]
+            if not buckets:
+                del self.buckets[task.result_class]
 
     def open_tasks(self, classes: Iterable[str | None], most: int | None) -> Iterator[ReadyTask]:
         """Yield one task of each bucket of these pins, of at most `most` buckets of each."""

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from random import Random
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
+
+from msgspec import Struct, structs
 
 from xwgrid.drawing import LEAST_OWNERS, Key, Lottery, Reminders, Wish
 from xwgrid.eligibility import Census, Eligibility, HostCard, voter_of
@@ -31,16 +33,15 @@ from xwgrid.policies import policy_of, uses_standing
 from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks
 from xwgrid.trust import is_quarantined, is_tested
 from xwgrid.trust import told as told_standing
+from xwgrid.turns import Turns
 from xwgrid.voting import Attempt, AuditOrder
 
 WINDOW: Final = 1_000
 # Buckets a host looks at before it turns to fresh tasks. A voter is in few of them, so the first few nearly always fit.
 BUCKETS_LOOKED_AT: Final = 64
-# A host that has a job's scene loaded counts as this many leases less for the job's owner: a scene load is worth that.
-LOADED_BONUS: Final = 2
 
 
-class Choice(NamedTuple):
+class Choice(Struct, frozen=True):
     """One replica for one host. `number` is the replica's number within its task."""
 
     card: JobCard
@@ -79,8 +80,7 @@ class ReadyIndex:
         self._reminders = Reminders()
         self._lottery = Lottery(census, random, draw_from)
         self._jobs: dict[JobId, ReadyTasks] = {}
-        self._live: dict[JobId, int] = {}  # live leases of each job
-        self._live_of: dict[UserId, int] = {}  # and of each requester
+        self._turns = Turns()
         self.answers = KnownAnswers()
         self.eligible = Eligibility(census)
 
@@ -90,14 +90,14 @@ class ReadyIndex:
         """Take up an open job with what its hosts failed at, and its live leases. Again means: anew."""
         self.remove_job(card)
         self._jobs[card.job] = ReadyTasks(card, progress, failures=dict(failures))
-        self._count(card, live)
+        self._turns.count(card, live)
 
     def remove_job(self, card: JobCard) -> None:
         """Forget a job that ended."""
         job = self._jobs.pop(card.job, None)
         for number in () if job is None else job.begun:
             self._lottery.withdraw((card.job, number))
-        self._count(card, -self._live.get(card.job, 0))
+        self._turns.count(card, -self._turns.live(card.job))
         self.answers.forget_job(card.job)
 
     def offer(self, job: JobId, task: ReadyTask, now: Instant) -> int:
@@ -115,8 +115,8 @@ class ReadyIndex:
 
     def lease_ended(self, card: JobCard) -> None:
         """Count one live lease of a job less."""
-        if self._live.get(card.job, 0) > 0:
-            self._count(card, -1)
+        if self._turns.live(card.job) > 0:
+            self._turns.count(card, -1)
 
     def host_failed(self, job: JobId, host: HostId) -> None:
         """Count a task of this job that this host failed."""
@@ -278,7 +278,7 @@ class ReadyIndex:
         beside = known or self.answers.join_nursery(host.host, host.owner, result_class, self._jobs)
         if beside is not None:
             return self._beyond(beside, host, now, is_test=known is not None)
-        jobs = [job for job in self._in_order(host, now) if self.eligible.refusal(job, host) is None]
+        jobs = [job for job in self._turns.in_order(self._jobs, host, now) if self.eligible.refusal(job, host) is None]
         for job in jobs:
             while not job.fresh and not job.exhausted:
                 self._refill(job, now)
@@ -311,15 +311,15 @@ class ReadyIndex:
         begun = job.begun.get(answer.task)
         if begun is not None:
             voters = begun.voters | {host.owner}
-            self._put(job, begun._replace(made=answer.made + 1, result_class=result_class, voters=voters), now)
-        self._count(answer.card, 1)
+            self._put(job, structs.replace(begun, made=answer.made + 1, result_class=result_class, voters=voters), now)
+        self._turns.count(answer.card, 1)
         return Choice(answer.card, answer.task, answer.made, host.owner, result_class, is_test=is_test, is_beyond=True)
 
     def _asked_for(self, host: HostCard, wanted: int, now: Instant, *, private_only: bool = False) -> list[Choice]:
         """Return what a host may have since it asks. What is private is between its owner's hosts, new or not."""
         chosen: list[Choice] = []
         while len(chosen) < wanted:
-            for job in self._in_order(host, now):
+            for job in self._turns.in_order(self._jobs, host, now):
                 if private_only and not job.card.request.private:
                     continue
                 choice = self._from_job(job, host, now)
@@ -344,26 +344,6 @@ class ReadyIndex:
                 chosen.append(self._take(job, host, task, drawn=True, now=now))
         return chosen
 
-    def _count(self, card: JobCard, leases: int) -> None:
-        self._live[card.job] = self._live.get(card.job, 0) + leases
-        self._live_of[card.owner] = self._live_of.get(card.owner, 0) + leases
-        if not self._live[card.job]:
-            del self._live[card.job]
-        if not self._live_of[card.owner]:
-            del self._live_of[card.owner]
-
-    def _in_order(self, host: HostCard, now: Instant) -> list[ReadyTasks]:
-        jobs = [job for job in self._jobs.values() if job.has_any]
-        if len(jobs) > 1:
-            jobs.sort(key=lambda job: self._rank(job, host, now))
-        return jobs
-
-    def _rank(self, job: ReadyTasks, host: HostCard, now: Instant) -> tuple[int, bool, int, int]:
-        live = self._live_of.get(job.card.owner, 0)
-        bonus = LOADED_BONUS if job.card.spec in host.loaded else 0
-        in_time = not job.is_late(self._live.get(job.card.job, 0), now)
-        return (-job.card.request.priority, in_time, live - bonus, job.card.job)
-
     def _from_job(self, job: ReadyTasks, host: HostCard, now: Instant) -> Choice | None:
         if self.eligible.refusal(job, host) is not None:
             return None
@@ -378,16 +358,11 @@ class ReadyIndex:
 
     def _take(self, job: ReadyTasks, host: HostCard, task: ReadyTask, *, drawn: bool, now: Instant) -> Choice:
         voter, result_class = voter_of(job.card.request, host), self.eligible.class_of(job, host)
-        audit = None
-        if task.has_audit_for(voter, result_class):
-            audit, *left = task.audits
-            after = task._replace(audits=tuple(left), auditors=task.auditors | {voter}, made=task.made + 1)
-        else:
-            after = task._replace(wanted=task.wanted - 1, voters=task.voters | {voter}, made=task.made + 1)
-        after = after._replace(result_class=task.result_class or result_class)
+        audit = task.audits[0] if task.has_audit_for(voter, result_class) else None
+        after = task.after_audit(voter) if audit is not None else task.after_full(voter, result_class)
         self._put(job, after, now)
         self.answers.known_of(job.card.job, result_class, task.number, after.made, after.voters)
-        self._count(job.card, 1)
+        self._turns.count(job.card, 1)
         number, check = task.made, bool(task.voters)
         return Choice(
             job.card,

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from msgspec import Struct, structs
+
 from xwgrid.auditing import number_of_strips
 from xwgrid.model import Instant, Seconds, UserId
 
@@ -59,7 +61,7 @@ MOST_FRIENDS: Final = 0.5
 MOST_LAYERS: Final = 3
 
 
-class Standing(NamedTuple):
+class Standing(Struct, frozen=True):
     """What a host's results so far say of it. One row of the table `standings`; a new host has none."""
 
     # Units of validated device time, by requester, none counting for more than UNITS_A_REQUESTER. No longer kept when
@@ -212,7 +214,8 @@ def after_valid(standing: Standing, units: float, requester: UserId, *, test: bo
         earned = {**earned, requester: min(UNITS_A_REQUESTER, earned.get(requester, 0.0) + units)}
         if sum(earned.values()) >= PROVEN:
             earned, proven = {}, True
-    return standing._replace(
+    return structs.replace(
+        standing,
         earned=earned,
         proven=proven,
         valid=standing.valid + 1,
@@ -234,7 +237,8 @@ def after_wrong(standing: Standing, now: Instant, *, test: bool = False) -> Stan
 
     A host caught again is set aside; it comes back with nothing, and has to prove itself anew.
     """
-    wrong = standing._replace(
+    wrong = structs.replace(
+        standing,
         wrong=standing.wrong + 1,
         streak=0,
         on_record=standing.on_record + 1,
@@ -253,7 +257,8 @@ def after_cleared(standing: Standing) -> Standing:
     """
     on_record = max(0, standing.on_record - 1)
     released = on_record == 0 and not standing.reason
-    return standing._replace(
+    return structs.replace(
+        standing,
         wrong=max(0, standing.wrong - 1),
         on_record=on_record,
         quarantined_until=None if released else standing.quarantined_until,
@@ -267,7 +272,8 @@ def quarantined(standing: Standing, now: Instant, seconds: Seconds | None = None
     """
     if seconds is None:
         seconds = min(QUARANTINE * 2**standing.quarantines, LONGEST_QUARANTINE)
-    return standing._replace(
+    return structs.replace(
+        standing,
         earned={},
         proven=False,
         since_wrong=0.0,
@@ -283,7 +289,7 @@ def quarantined(standing: Standing, now: Instant, seconds: Seconds | None = None
 
 def accused(standing: Standing, now: Instant) -> Standing:
     """Return the standing of a host whose result differs from an audit, until the vote."""
-    return standing._replace(suspected_until=now + SUSPICION)
+    return structs.replace(standing, suspected_until=now + SUSPICION)
 
 
 def met_result(climate: Climate) -> Climate:

@@ -24,14 +24,16 @@ HOSTS_THAT_MAY_FAIL: Final = 3
 LEASES_THAT_MAY_BE_LOST: Final = 10
 # Votes that split further than this come from results that differ by nature: no majority will ever form.
 MOST_BALLOTS: Final = 15
+# Of a task with fewer attempts than any of these there is hope.
+_LEAST_ATTEMPTS: Final = min(HOSTS_THAT_MAY_FAIL, LEASES_THAT_MAY_BE_LOST, MOST_BALLOTS)
 # A host that fails this many tasks of a job is kept off the job.
 TASKS_A_HOST_MAY_FAIL: Final = 3
 
 _NO_DIFFERENCES: Final[Mapping[ReplicaId, float]] = MappingProxyType({})
 
 
-class Attempt(NamedTuple):
-    """One replica of a task, as far as the verdict needs it. NamedTuple, since batches hold thousands of them."""
+class Attempt(Struct, frozen=True):
+    """One replica of a task, as far as the verdict needs it."""
 
     replica: ReplicaId
     number: int
@@ -82,7 +84,7 @@ class Hopeless(NamedTuple):
 Verdict: TypeAlias = Agreed | Undecided | Hopeless
 
 
-class Tally(NamedTuple):
+class Tally(Struct, frozen=True):
     """The box of one task, counted. Only full replicas make a candidate."""
 
     best: Digest  # the candidate with the most supporters, the first such; "" without ballots
@@ -133,6 +135,8 @@ def count(attempts: Sequence[Attempt]) -> Tally:
             ballots.append(attempt)
         elif attempt.state in LIVE:
             live += 1
+    if not ballots:
+        return Tally("", 0, 0, live, disputed=False)
     candidate = candidates(ballots)
     for ballot in ballots:
         supporters[candidate[ballot.replica]] = supporters.get(candidate[ballot.replica], 0) + 1
@@ -162,7 +166,7 @@ def candidates(ballots: Sequence[Attempt]) -> Mapping[ReplicaId, Digest]:
     Within a class ballots are grouped by fingerprint. Those of several classes are grouped around medoids, by what the
     readers found alike within the tolerance measured for the two (difference 0).
     """
-    if len({ballot.result_class for ballot in ballots}) < 2:
+    if len(ballots) < 2 or len({ballot.result_class for ballot in ballots}) < 2:
         return {ballot.replica: ballot.fingerprint or "" for ballot in ballots}
     casts = [Cast(ballot.replica, ballot.result_class, ballot.fingerprint or "") for ballot in ballots]
     alike = [
@@ -213,6 +217,8 @@ def difference(one: Attempt, other: Attempt) -> float | None:
 
 def hopeless(attempts: Sequence[Attempt], tally: Tally) -> Hopeless | None:
     """Return why no result will come of a task, if none will. Tests were of a task that was decided before."""
+    if len(attempts) < _LEAST_ATTEMPTS:
+        return None
     attempts = [attempt for attempt in attempts if attempt.audits is None and not attempt.is_test]
     failed = {attempt.host for attempt in attempts if attempt.state is ReplicaState.FAILED}
     if len(failed) >= HOSTS_THAT_MAY_FAIL:

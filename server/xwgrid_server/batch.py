@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 from msgspec import structs
 
 from xwgrid.auditing import DENOISED
 from xwgrid.lifecycle import REPLICA_MOVES, ReplicaEvent, move
-from xwgrid.model import Audit, Cause, HostId, Instant, JobId, ReplicaId, ReplicaState
+from xwgrid.model import Audit, HostId, Instant, JobId, ReplicaId, ReplicaState
 from xwgrid.policies import Lot, policy_of
 from xwgrid.ready_tasks import JobCard
 from xwgrid.scheduling import ReadyIndex
@@ -34,6 +34,9 @@ from xwgrid_server.store import (
 )
 from xwgrid_server.verdicts import Verdicts
 
+# Of what is told of a replica, what its `Attempt` keeps.
+_ATTEMPTS_OWN: Final = ("cause", "fingerprint", "differences", "seconds", "credit")
+_differences: Final = msgspec.json.Decoder(dict[ReplicaId, float])
 # Results one result is laid beside at most: each takes the time of decoding a picture.
 MOST_OTHERS = 12
 
@@ -56,6 +59,8 @@ class Batch:
         self.hosts: dict[HostId, HostChange] = {}
         self.claims: list[Claim] = []
         self.touched: set[TaskKey] = set()
+        # Of these, those of which a result has come to be read, and nothing else has happened.
+        self._only_arrived: set[TaskKey] = set()
         self.newly_wanted = 0
         self.freed: list[HostId] = []  # hosts that may have more work now
         self.reputation = reputation
@@ -71,16 +76,17 @@ class Batch:
         self._was: dict[ReplicaId, ReplicaState] = {}
         self._told: dict[ReplicaId, dict[str, Any]] = {}
         self._tasks: dict[TaskKey, TaskChange] = {}
-        self._counts: dict[JobId, JobChange] = {}
+        self._counts: dict[JobId, dict[str, float]] = {}
         self._to_read: list[ReadOrder] = []
 
     def row(self, replica: ReplicaId) -> ReplicaRow | None:
         """Return a replica as it stands in this batch."""
         return self._rows.get(replica)
 
-    def leases_of(self, host: HostId) -> Iterator[ReplicaRow]:
+    def leases_of(self, host: HostId) -> Sequence[ReplicaRow]:
         """Return the live leases of a host as they stand in this batch."""
-        return iter([self._rows[replica] for replica in self._leases.get(host, ())])
+        leases = self._leases.get(host)
+        return [self._rows[replica] for replica in leases] if leases else ()
 
     def end(self, row: ReplicaRow, event: ReplicaEvent, **told: Any) -> None:
         """Move a replica on, with what is told of it: fields of `ReplicaChange`."""
@@ -100,7 +106,14 @@ class Batch:
             self.count(row.job, lost=1)
         if event in _RESULT_CAME and attempt.audits is None and told["seconds"] > 0:
             self.count(row.job, timed=1, seconds=told["seconds"])
-        self.touched.add((row.job, row.task))
+        self._touch((row.job, row.task), only_arrived=event is ReplicaEvent.FILES_REPORTED)
+
+    def _touch(self, task: TaskKey, *, only_arrived: bool) -> None:
+        if not only_arrived:
+            self._only_arrived.discard(task)
+        elif task not in self.touched:
+            self._only_arrived.add(task)
+        self.touched.add(task)
 
     def to_be_read(self, order: ReadOrder) -> None:
         """Have a result read once the batch is written."""
@@ -111,7 +124,7 @@ class Batch:
         if self.touched:
             verdicts = Verdicts(self, self._lot)
             for task in self._known(self.touched):
-                verdicts.decide(task)
+                verdicts.decide(task, only_arrived=(task.job, task.number) in self._only_arrived)
 
     def look_again(self, keys: list[TaskKey]) -> None:
         """Open accepted tasks again, whose author was caught."""
@@ -131,7 +144,8 @@ class Batch:
 
     def _beside(self, order: ReadOrder, box: Sequence[BoxedResult]) -> ReadOrder:
         mine = self._rows[order.replica].attempt
-        return order._replace(others=others(self.card(order.job), order, mine, box, self.index.eligible.tolerances))
+        beside = others(self.card(order.job), order, mine, box, self.index.eligible.tolerances)
+        return structs.replace(order, others=beside)
 
     def changes(self) -> Changes:
         """Return everything to be written."""
@@ -144,7 +158,7 @@ class Batch:
             renewals=list(self.renewals.values()),
             tasks=list(self._tasks.values()),
             claims=self.claims,
-            jobs=list(self._counts.values()),
+            jobs=[structs.replace(JobChange(job=job), **added) for job, added in self._counts.items()],
             hosts=list(self.hosts.values()),
             standings=self.reputation.changes(),
             credits=self.reputation.credits(),
@@ -185,24 +199,23 @@ class Batch:
         state = move(REPLICA_MOVES, attempt.state, event)
         self._was.setdefault(attempt.replica, attempt.state)
         self._told.setdefault(attempt.replica, {}).update(told)
-        known = {name: told[name] for name in ("fingerprint", "seconds", "credit") if told.get(name) is not None}
-        cause: Cause | None = told.get("cause", attempt.cause)
-        differences = attempt.differences
-        if told.get("differences"):
-            differences = msgspec.json.decode(told["differences"], type=dict[ReplicaId, float])
         if attempt.audits is None:
             if state is ReplicaState.VOTING:
                 self.index.answers.handed_in(attempt.host, self.now)
             elif state is not ReplicaState.READING and self.index.answers.test_ended(attempt.host):
                 self.freed.append(attempt.host)
-        after = attempt._replace(state=state, cause=cause, differences=differences, **known)
-        self._rows[attempt.replica] = row._replace(attempt=after)
+        known = {name: told[name] for name in _ATTEMPTS_OWN if told.get(name) is not None}
+        if "differences" in known:
+            known["differences"] = _differences.decode(known["differences"])
+        after = structs.replace(attempt, state=state, **known)
+        self._rows[attempt.replica] = structs.replace(row, attempt=after)
         return state
 
     def count(self, job: JobId, **added: float) -> None:
         """Add to a job's counts."""
-        change = self._counts.get(job) or JobChange(job=job)
-        self._counts[job] = structs.replace(change, **{name: getattr(change, name) + by for name, by in added.items()})
+        counts = self._counts.setdefault(job, {})
+        for name, by in added.items():
+            counts[name] = counts.get(name, 0) + by
         ended = int(added.get("agreed", 0) + added.get("failed", 0))
         self.index.counted(job, ended=ended, timed=int(added.get("timed", 0)), seconds=added.get("seconds", 0.0))
 

@@ -25,7 +25,7 @@ class LeaseTerms(Struct, frozen=True, kw_only=True):
     draw_from: int = LEAST_OWNERS
 
 
-class Call(NamedTuple):
+class Call(Struct, frozen=True):
     """A work call as it arrived. `news` is False when a held call is looked at again: then it only takes."""
 
     host: HostId
@@ -33,7 +33,7 @@ class Call(NamedTuple):
     news: bool = True
 
 
-class Reading(NamedTuple):
+class Reading(Struct, frozen=True):
     """What a reader process made of a replica's result."""
 
     replica: ReplicaId
@@ -51,7 +51,7 @@ class Other(NamedTuple):
     tolerance: Tolerance | None = None  # when it is of another class, and one was measured for the two
 
 
-class ReadOrder(NamedTuple):
+class ReadOrder(Struct, frozen=True):
     """A result that must be read before it counts."""
 
     replica: ReplicaId

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from random import Random
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
+
+from msgspec import Struct, structs
 
 from xwgrid.model import Digest, HostFacts, HostId, Instant, Program, Seconds, UserId
 from xwgrid.trust import Standing, is_proven, is_quarantined, is_tested
 from xwgrid_server.store import HostRow
 
 
-class _Known(NamedTuple):
+class _Known(Struct, frozen=True):
     """A host that was seen lately."""
 
     seen_at: Instant
@@ -67,9 +70,10 @@ class Census:
     MEMORY: ClassVar[Seconds] = 86_400.0
 
     def __init__(self, rows: Iterable[HostRow], now: Instant) -> None:
-        # Both in the order in which the hosts were last seen, and no host in both.
-        self._away: dict[HostId, _Known] = {}
-        self._about: dict[HostId, _Known] = {}
+        # Both in the order in which the hosts were last seen, and no host in both. In a plain dictionary whose first
+        # entries were taken out again and again, every look for the first one walks over all the gaps.
+        self._away: OrderedDict[HostId, _Known] = OrderedDict()
+        self._about: OrderedDict[HostId, _Known] = OrderedDict()
         self._voters: dict[str, dict[UserId, int]] = {}  # by class: how many hosts each owner has of it
         self._urns: dict[str, _Urn] = {}  # by class, of the hosts that are about
         self._hosts_of: dict[UserId, dict[HostId, None]] = {}  # those that are about
@@ -93,13 +97,13 @@ class Census:
         was_about = before is not None
         if before is None:
             before = self._away.pop(number, None)
-        said = facts or (host.facts if before is None else before.facts)
         joined: list[str] = []
-        if before is not None and host.owner == before.owner and said == before.facts:
-            known = before._replace(seen_at=now)
+        if before is not None and host.owner == before.owner and (facts is None or facts == before.facts):
+            known = structs.replace(before, seen_at=now)
             if not was_about:
                 self._come(number, known)
         else:
+            said = facts or (host.facts if before is None else before.facts)
             programs = {program.runtime: program for program in said.programs} if said is not None else {}
             known = _Known(now, host.owner, said, programs)
             joined = sorted(_classes(known) - _classes(before))
@@ -168,15 +172,15 @@ class Census:
 
     def has_loaded(self, owner: UserId, spec: Digest) -> bool:
         """Say whether a host of an owner has a job's scene loaded."""
-        return any(spec in self._loaded.get(host, ()) for host in self.hosts_of(owner))
+        return any(spec in self._loaded.get(host, ()) for host in self._hosts_of.get(owner, ()))
 
     def is_proven(self, owner: UserId) -> bool:
         """Say whether a host of an owner has proved itself."""
-        return any(host in self._proven for host in self.hosts_of(owner))
+        return not self._proven.isdisjoint(self._hosts_of.get(owner, ()))
 
     def is_tested(self, owner: UserId) -> bool:
         """Say whether a host of an owner has been right once."""
-        return any(host in self._tested for host in self.hosts_of(owner))
+        return not self._tested.isdisjoint(self._hosts_of.get(owner, ()))
 
     # --- coming and going ---------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 import msgspec
+from msgspec import structs
 
 from xwgrid.applications.registry import application_of
 from xwgrid.auditing import DENOISED
@@ -125,12 +126,15 @@ class Coordinator(JobDesk):
                 self._news(batch, facts, answer)
             self._census.calls(call.host, call.request.loaded, batch.reputation.of(call.host), now)
         batch.decide()
+        lease_seconds = self.lease_seconds
         for answered in answers:
             if isinstance(answered, Answer):
-                self._give(batch, answered)
+                self._give(batch, answered, lease_seconds)
         saved = self._save(batch)
         effects = self._effects(batch, saved, again)
-        return Served([self._finish(answer, batch, saved.refused) for answer in answers], effects)
+        heartbeat_seconds = self.heartbeat_seconds
+        finished = [self._finish(answer, batch, saved.refused, heartbeat_seconds) for answer in answers]
+        return Served(finished, effects)
 
     def expire(self, now: Instant, most: int = 500) -> Effects:
         """Mark leases lost that ran out, at most so many. Returns what follows from it."""
@@ -265,22 +269,23 @@ class Coordinator(JobDesk):
 
     # --- what a call takes --------------------------------------------------------------------------------------
 
-    def _give(self, batch: Batch, answer: Answer) -> None:
+    def _give(self, batch: Batch, answer: Answer, lease_seconds: Seconds) -> None:
         host, request = answer.host, answer.call.request
         if request.want == 0:
             return
-        card = self._host_card(batch, host, request)
-        room = MOST_LEASES_PER_HOST - sum(1 for _ in batch.leases_of(host.host))
+        leases = batch.leases_of(host.host)
+        card = self._host_card(batch, host, request, leases)
+        room = MOST_LEASES_PER_HOST - len(leases)
         choices = self._index.choose(card, min(request.want, room), batch.now) if room > 0 else []
         if not choices and not answer.again:
             answer.reason = self._index.reason(card, batch.now)
         for choice in choices:
-            claim = self._claim(choice, host, batch.now)
+            claim = self._claim(choice, host, batch.now, lease_seconds)
             batch.claims.append(claim)
             batch.touched.add((claim.job, claim.task))
             answer.given.append((claim, choice.card))
 
-    def _claim(self, choice: Choice, host: HostRow, now: Instant) -> Claim:
+    def _claim(self, choice: Choice, host: HostRow, now: Instant, lease_seconds: Seconds) -> Claim:
         replica = ReplicaId(self._next_replica)
         self._next_replica = ReplicaId(replica + 1)
         return Claim(
@@ -293,7 +298,7 @@ class Coordinator(JobDesk):
             result_class=choice.result_class,
             pinned=pinned(choice.card.request, choice.pin or choice.result_class),
             leased_at=now,
-            next_transition=now + self.lease_seconds,
+            next_transition=now + lease_seconds,
             audits=None if choice.audit is None else choice.audit.audits,
             strips=None if choice.audit is None else choice.audit.strips,
             audits_left=msgspec.json.encode(choice.left).decode() if choice.left else "[]",
@@ -302,34 +307,35 @@ class Coordinator(JobDesk):
             drawn=choice.drawn,
         )
 
-    def _host_card(self, batch: Batch, host: HostRow, request: WorkRequest) -> HostCard:
+    def _host_card(self, batch: Batch, host: HostRow, request: WorkRequest, leases: Sequence[ReplicaRow]) -> HostCard:
         return HostCard(
             host.host,
             host.owner,
             self._census.programs(host.host),
             frozenset(request.loaded),
             batch.reputation.of(host.host),
-            has_frame=any(row.attempt.audits is None for row in batch.leases_of(host.host)),
+            has_frame=any(row.attempt.audits is None for row in leases) if leases else False,
         )
 
     def _finish(
-        self, answer: Answer | GridError, batch: Batch, refused: frozenset[ReplicaId]
+        self, answer: Answer | GridError, batch: Batch, refused: frozenset[ReplicaId], heartbeat_seconds: Seconds
     ) -> WorkAnswer | GridError:
         if isinstance(answer, GridError):
             return answer
+        lease_seconds = heartbeat_seconds * self._terms.heartbeats_per_lease
         leases = [
-            self._lease(row.attempt.replica, self._card(row.job), row.task, _order_of(row.attempt))
+            self._lease(row.attempt.replica, self._card(row.job), row.task, _order_of(row.attempt), lease_seconds)
             for row in answer.again
         ]
         leases += [
-            self._lease(claim.id, card, claim.task, _order_of(claim))
+            self._lease(claim.id, card, claim.task, _order_of(claim), lease_seconds)
             for claim, card in answer.given
             if claim.id not in refused
         ]
         request = answer.call.request
         says = (answer.call.news and (request.facts is not None or request.reports)) or answer.reason is not None
         return WorkAnswer(
-            heartbeat_seconds=self.heartbeat_seconds,
+            heartbeat_seconds=heartbeat_seconds,
             leases=tuple(leases),
             ended=tuple(answer.ended),
             confirmed=tuple(answer.confirmed),
@@ -337,15 +343,22 @@ class Coordinator(JobDesk):
             standing=told(batch.reputation.of(answer.host.host), batch.now) if says else None,
         )
 
-    def _lease(self, replica: ReplicaId, card: JobCard, task: TaskNumber, audit: AuditOrder | None) -> Lease:
+    def _lease(
+        self, replica: ReplicaId, card: JobCard, task: TaskNumber, audit: AuditOrder | None, seconds: Seconds
+    ) -> Lease:
+        told = arguments(card.request, task)
+        inputs: tuple[InputFile, ...] = ()
+        if audit is not None:
+            told["strips"] = audit.strips
+            inputs = self._raw_passes(card, task, audit.audits) if audit.strips == DENOISED else ()
         return Lease(
             replica=replica,
             job=card.job,
             task=task,
             spec=card.spec,
-            arguments=arguments(card.request, task) | ({} if audit is None else {"strips": audit.strips}),
-            lease_seconds=self.lease_seconds,
-            inputs=() if audit is None or audit.strips != DENOISED else self._raw_passes(card, task, audit.audits),
+            arguments=told,
+            lease_seconds=seconds,
+            inputs=inputs,
         )
 
     def _raw_passes(self, card: JobCard, task: TaskNumber, author: ReplicaId) -> tuple[InputFile, ...]:
@@ -365,7 +378,7 @@ class Coordinator(JobDesk):
             order = ReadOrder(replica, card.request, row.job, row.task, decoded, attempt.strips)
             box = self._store.boxed([(row.job, row.task)]).get((row.job, row.task), ())
             beside = others(card, order, attempt, box, self._index.eligible.tolerances)
-            orders.append(order._replace(others=beside))
+            orders.append(structs.replace(order, others=beside))
         return orders
 
 

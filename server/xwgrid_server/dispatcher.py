@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random, SystemRandom
 from typing import Any, Final, TypeVar
 
+from msgspec import structs
 from sqlalchemy import Engine
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
@@ -129,7 +130,7 @@ class Dispatcher:
 
     def _look_again(self, call: Call, answer: Deferred[WorkAnswer]) -> None:
         """Ask once more for a held call: it only takes now, its news was dealt with when it came."""
-        self._calls.append((call._replace(news=False), answer))
+        self._calls.append((structs.replace(call, news=False), answer))
         self._pump()
 
     # --- requesters ---------------------------------------------------------------------------------------------

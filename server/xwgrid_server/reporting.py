@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from xwgrid.applications.registry import application_of
+from xwgrid.applications.registry import Application, application_of
 from xwgrid.errors import UnreadableResult
 from xwgrid.lifecycle import ReplicaEvent
 from xwgrid.model import Cause, Digest, HostId, JobId, JobRequest, ReplicaState
@@ -85,7 +85,7 @@ def _take_result(
         # Of a value's files nobody has looked at a byte.
         "files": "[]" if application.reads == "value" else msgspec.json.encode(finished.files).decode(),
     }
-    wrong = _wrong_result(request, row, finished, uploaded)
+    wrong = _wrong_result(application, request, row, finished, uploaded)
     if wrong is not None:
         batch.end(row, ReplicaEvent.FAILURE_REPORTED, cause=Cause.BAD_RESULT, message=wrong, **told)
     elif application.reads == "value":
@@ -97,9 +97,10 @@ def _take_result(
         batch.to_be_read(ReadOrder(attempt.replica, request, row.job, row.task, finished.files, attempt.strips))
 
 
-def _wrong_result(request: JobRequest, row: ReplicaRow, finished: Finished, uploaded: frozenset[Digest]) -> str | None:
+def _wrong_result(
+    application: Application, request: JobRequest, row: ReplicaRow, finished: Finished, uploaded: frozenset[Digest]
+) -> str | None:
     """Return what is wrong with a result that can be told without reading its files."""
-    application = application_of(request)
     if application.reads == "value":
         if finished.value is None:
             return "the report has no value, and this application's results are values"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from msgspec import structs
 
 from xwgrid import trust
-from xwgrid.applications.registry import application_of
 from xwgrid.model import Boinc, HostId, Instant, Seconds
 from xwgrid.policies import policy_of, uses_standing
 from xwgrid.ready_tasks import JobCard
@@ -97,17 +97,11 @@ class Reputation:
 
     def audited_again(self, host: HostId) -> None:
         """Note that what a caught host had accepted is being looked at again."""
-        self._change(host, self.of(host)._replace(audit_again=False))
+        self._change(host, structs.replace(self.of(host), audit_again=False))
 
     def changes(self) -> list[StandingChange]:
         """Return the standings to be written."""
-        return [
-            StandingChange(
-                host=host,
-                **{**standing._asdict(), "earned": msgspec.json.encode(dict(standing.earned)).decode()},
-            )
-            for host, standing in ((host, self.standings[host]) for host in sorted(self._changed))
-        ]
+        return [_standing_change(host, self.standings[host]) for host in sorted(self._changed)]
 
     def credits(self) -> list[CreditChange]:
         """Return the credit to be added."""
@@ -119,14 +113,14 @@ class Reputation:
 
     def _was_trusted(self, standing: Standing) -> bool:
         """Say whether nothing but the present accusation speaks against a host."""
-        return not trust.is_suspect(standing._replace(suspected_until=None), self.grid.now)
+        return not standing.on_record and not trust.is_quarantined(standing, self.grid.now)
 
     def _met_result(self, before: Standing) -> None:
         if self._was_trusted(before):
             self._met(trust.met_result(self.grid.climate))
 
     def _met(self, climate: Climate) -> None:
-        self.grid = self.grid._replace(climate=climate)
+        self.grid = Grid(climate, self.grid.hosts, self.grid.now)
         self._met_something = True
 
     def _change(self, host: HostId, standing: Standing) -> None:
@@ -134,11 +128,17 @@ class Reputation:
         self._changed.add(host)
 
     def _credit(self, card: JobCard, host: HostId, seconds: Seconds, results: int) -> None:
-        application = application_of(card.request).name
-        before = self._credits.get((host, application))
-        self._credits[host, application] = CreditChange(
+        key = (host, card.application)
+        before = self._credits.get(key)
+        self._credits[key] = CreditChange(
             host=host,
-            application=application,
+            application=card.application,
             seconds=seconds + (before.seconds if before else 0.0),
             results=results + (before.results if before else 0),
         )
+
+
+def _standing_change(host: HostId, standing: Standing) -> StandingChange:
+    told = structs.asdict(standing)
+    told["earned"] = msgspec.json.encode(dict(standing.earned)).decode() if standing.earned else "{}"
+    return StandingChange(host=host, **told)

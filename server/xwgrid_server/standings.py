@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import Connection, Engine, Row, select
 from sqlalchemy.dialects import postgresql, sqlite
 from xwgrid_schema.tables import host_credits, hosts, standings, users
@@ -133,7 +133,7 @@ def set_aside(engine: Engine, host: HostId, seconds: Seconds | None, reason: str
 
 def vouch(engine: Engine, host: HostId, *, good: bool) -> None:
     """Trust a host as if it had proved itself, or no longer. Raises NotFound."""
-    _change(engine, host, lambda before: before._replace(vouched=good))
+    _change(engine, host, lambda before: structs.replace(before, vouched=good))
 
 
 def list_credits(engine: Engine, *, user: UserId | None = None, host: HostId | None = None) -> tuple[Credit, ...]:
@@ -169,8 +169,8 @@ def _change(engine: Engine, host: HostId, decide: Callable[[Standing], Standing]
             raise _no_such(host)
         row = connection.execute(select(standings).where(standings.c.host_id == host).with_for_update()).first()
         before = NEWCOMER if row is None else rows_of.standing(row)
-        after = decide(before)._replace(edition=before.edition + 1)
-        values = after._asdict() | {"earned": msgspec.json.encode(dict(after.earned)).decode()}
+        after = structs.replace(decide(before), edition=before.edition + 1)
+        values = structs.asdict(after) | {"earned": msgspec.json.encode(dict(after.earned)).decode()}
         made = (postgresql if engine.dialect.name == "postgresql" else sqlite).insert(standings)
         made = made.values(host_id=host, **values)
         connection.execute(made.on_conflict_do_update(index_elements=["host_id"], set_=values))

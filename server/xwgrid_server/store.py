@@ -39,7 +39,7 @@ TaskKey: TypeAlias = tuple[JobId, TaskNumber]
 # --- what comes out ---------------------------------------------------------------------------------------------
 
 
-class HostRow(NamedTuple):
+class HostRow(Struct, frozen=True):
     """A host that calls."""
 
     host: HostId
@@ -51,7 +51,7 @@ class HostRow(NamedTuple):
     standing: Standing = NEWCOMER
 
 
-class ReplicaRow(NamedTuple):
+class ReplicaRow(Struct, frozen=True):
     """A replica, as far as calls need it."""
 
     attempt: Attempt
@@ -62,7 +62,7 @@ class ReplicaRow(NamedTuple):
     leased_at: Instant = 0.0
 
 
-class TaskRow(NamedTuple):
+class TaskRow(Struct, frozen=True):
     """A task, all its attempts, and how the hosts stand that made them."""
 
     job: JobId

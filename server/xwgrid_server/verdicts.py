@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import structs
 
 from xwgrid import policies
 from xwgrid.known_answers import KnownAnswer
-from xwgrid.lifecycle import KEEPS_OTHERS_OUT, TASK_MOVES, ReplicaEvent, TaskEvent, move
+from xwgrid.lifecycle import IN_THE_BOX, KEEPS_OTHERS_OUT, TASK_MOVES, ReplicaEvent, TaskEvent, move
 from xwgrid.model import Fixed, ReplicaId, ReplicaState, TaskState
 from xwgrid.policies import Case, Lot, how_caught, policy_of
 from xwgrid.ready_tasks import JobCard, pinned, ready_task
@@ -30,13 +31,17 @@ class Verdicts:
         self._batch = batch
         self._lot = lot
 
-    def decide(self, task: TaskRow) -> None:
-        """Come to a verdict on a task, or judge what came after it."""
+    def decide(self, task: TaskRow, *, only_arrived: bool) -> None:
+        """Come to a verdict on a task, or judge what came after it.
+
+        `only_arrived` says that nothing has happened but that a result came, which nobody has read yet.
+        """
         attempts = [self._batch.present(attempt) for attempt in task.attempts]
-        if task.state is TaskState.OPEN:
-            self._vote(task, attempts, TaskState.OPEN)
-        else:
+        if task.state is not TaskState.OPEN:
             self._late(task, attempts)
+        elif not only_arrived or task.wanted or any(attempt.state in IN_THE_BOX for attempt in attempts):
+            # Else the box is as empty as before, and the task waits for what is out.
+            self._vote(task, attempts, TaskState.OPEN, only_arrived=only_arrived)
 
     def reopen(self, task: TaskRow) -> None:
         """Take back the verdict on an accepted task, and come to a new one with what is known now.
@@ -53,14 +58,16 @@ class Verdicts:
         self._batch.count(task.job, agreed=-1)
         self._batch.index.answers.forget_task(task.job, task.number)
         attempts = [self._batch.present(attempt) for attempt in task.attempts]
-        self._vote(task._replace(state=state), attempts, TaskState.AGREED, AUDITED_AGAIN)
+        self._vote(structs.replace(task, state=state), attempts, TaskState.AGREED, AUDITED_AGAIN)
 
-    def _vote(self, task: TaskRow, attempts: list[Attempt], was: TaskState, why: str = "") -> None:
+    def _vote(
+        self, task: TaskRow, attempts: list[Attempt], was: TaskState, why: str = "", *, only_arrived: bool = False
+    ) -> None:
         batch = self._batch
         card = batch.card(task.job)
         others = batch.index.others(card, attempts)
         # Who lost a vote that was taken back has a voice in the next one.
-        box = [a._replace(state=ReplicaState.VOTING) if a.state is ReplicaState.OUTVOTED else a for a in attempts]
+        box = [_heard_again(attempt) if attempt.state is ReplicaState.OUTVOTED else attempt for attempt in attempts]
         case = Case(card.request, card.rows, box, task.audits, batch.reputation.standings, others, card.in_steps)
         verdict = policies.decide(case, batch.reputation.grid, self._lot)
         state, wanted, canonical, reason = TaskState.OPEN, 0, None, why
@@ -82,6 +89,8 @@ class Verdicts:
                 wanted, audits = verdict.wanted, verdict.audits
                 self._accuse(card, box)
         ready = ready_task(task.number, wanted, task.made, attempts, audits)
+        if only_arrived and state is TaskState.OPEN and ready.parts == task.wanted == 0:
+            return  # it waits for what is out, as before
         batch.put_task(
             TaskChange(
                 job=task.job,
@@ -150,6 +159,8 @@ class Verdicts:
         if card.request.private or isinstance(policy_of(card.request), Fixed):
             return
         box = {a.replica: a for a in attempts if a.state is ReplicaState.VOTING}
+        if len(box) < 2:
+            return
         accused: dict[ReplicaId, Attempt] = {}
         ballots = [a for a in box.values() if a.audits is None]
         if len({ballot.result_class for ballot in ballots}) == 1 and len({b.fingerprint for b in ballots}) > 1:
@@ -161,3 +172,7 @@ class Verdicts:
                         accused[other], accused[audit.replica] = box[other], audit
         for attempt in accused.values():
             self._batch.reputation.accuse(attempt.host)
+
+
+def _heard_again(attempt: Attempt) -> Attempt:
+    return structs.replace(attempt, state=ReplicaState.VOTING)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from msgspec import structs
 from sqlalchemy import Engine, Row, func, select
 from xwgrid_schema.tables import host_credits, jobs, replicas, tasks
 from xwgrid_server.coordinator import Coordinator
@@ -146,7 +147,7 @@ class Books:
                 assert (fresh.made, fresh.wanted, fresh.audits) == (0, ready.fresh_wanted, ())
             for number, task in ready.begun.items():
                 expected = stored.pop(number)
-                expected = expected._replace(result_class=pinned(ready.card.request, expected.result_class))
+                expected = structs.replace(expected, result_class=pinned(ready.card.request, expected.result_class))
                 assert task == expected, f"{task} should be {expected}"
                 in_lottery = (job, number) in index._lottery._expired
                 assert ready.is_open_to_all(number) is not in_lottery, "drawn for, or for whoever asks"
@@ -155,7 +156,7 @@ class Books:
             assert _in_buckets(ready.buckets) <= set(ready.begun)
             assert ready.failures == store.host_failures(job)
             live = {ReplicaId(row.id) for row in _leased(self._engine, job)}
-            assert index._live.get(job, 0) == len(live)
+            assert index._turns.live(job) == len(live)
         assert set(index._lottery._expired) == drawn_for
         assert set(coordinator.progress) <= {ReplicaId(row.id) for row in _leased(self._engine, None)}
         self.met["drawn for"] += len(drawn_for)

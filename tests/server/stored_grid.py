@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import msgspec
+from msgspec import structs
 from sqlalchemy import Engine, insert
 from xwgrid_schema.tables import blobs, hosts, replica_blobs, users
 from xwgrid_server import tolerance_store
@@ -201,7 +202,7 @@ def decided(job: JobId, task: int, was: str, state: str, **told: Any) -> TaskCha
 
 def stands(host: int, **told: Any) -> StandingChange:
     """Return the standing of a new host, but for what is told."""
-    return StandingChange(host=HostId(host), **{**NEWCOMER._asdict(), "earned": "{}", **told})
+    return StandingChange(host=HostId(host), **{**structs.asdict(NEWCOMER), "earned": "{}", **told})
 
 
 def seen(host: int, at: float) -> HostChange:

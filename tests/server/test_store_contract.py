@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 from xwgrid_server.database import open_engine
 from xwgrid_server.store import CreditChange, HostChange, JobChange, NewJob, Renewal
 
@@ -464,7 +465,7 @@ def test_standing_is_kept(grid: StoredGrid) -> None:
     grid.save(standings=[stands(3, **told), stands(4, proven=True, vouched=True)])
     found = grid.store.standings([HostId(2), HostId(3), HostId(4)])
     assert set(found) == {3, 4}
-    assert found[HostId(3)]._asdict() == {
+    assert structs.asdict(found[HostId(3)]) == {
         **told,
         "earned": {5: 4.0, 6: 2.25},
         "proven": False,

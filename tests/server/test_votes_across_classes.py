@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from msgspec import structs
 from sqlalchemy import update
 from xwgrid_schema.tables import hosts
 from xwgrid_server import job_views, tolerance_store
@@ -63,7 +64,7 @@ class TwoClasses(PaintedGrid):
         differences = {
             other: 0.0 if other in measured and share <= 0.01 else share for other, share in seen.differences.items()
         }
-        return seen._replace(differences=differences)
+        return structs.replace(seen, differences=differences)
 
     def task(self, job: JobId) -> TaskView:
         """Return the job's only task."""

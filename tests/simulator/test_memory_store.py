@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec import structs
 from xwgrid_server.calls import Call, Effects, LeaseTerms, Reading, ReadOrder
 from xwgrid_server.coordinator import Coordinator
 from xwgrid_server.database import open_engine
@@ -188,8 +189,8 @@ def test_coordinator_decides_alike_over_either_store(seed: int, tmp_path: Path, 
     stores = [grid.stored.store for grid in grids]
     keys = [(job, task) for job in grids[0].jobs for task in range(5)]
     one, other = (store.tasks(keys) for store in stores)  # type: ignore[arg-type]  # task numbers
-    assert {key: row._replace(standings={}) for key, row in one.items()} == {
-        key: row._replace(standings={}) for key, row in other.items()
+    assert {key: structs.replace(row, standings={}) for key, row in one.items()} == {
+        key: structs.replace(row, standings={}) for key, row in other.items()
     }
     hosts = [HostId(host) for host in range(1, HOSTS + 1)]
     assert stores[0].standings(hosts) == stores[1].standings(hosts)
