@@ -212,3 +212,20 @@ class PreparerCase(TestCase):
         for each in both:
             await each
         assert sorted(shelf.asked) == sorted(set(shelf.asked))
+
+    async def test_files_of_one_task_are_fetched_and_kept(self) -> None:
+        """Beside its job's, also from a server that is away for a while; they stay until they are let go."""
+        shelf = Shelf(b"raw passes", b"more")
+        shelf.away = 3
+        cache = BlobCache(self.folder / "cache", 12)
+        preparer = self.preparer(shelf, cache)
+        raw = file("frame_0001_raw.exr", b"raw passes")
+        await preparer.fetch("replica 1", (raw,))
+        assert [(name, path.read_bytes()) for name, path in preparer.fetched((raw,))] == [(raw.path, b"raw passes")]
+        error = await fails(preparer.fetch("replica 2", (file("b", b"more"),)), NotPrepared)
+        assert error.cause is Cause.STAGING
+        assert "do not fit into the cache" in error.message
+        preparer.release("replica 1")
+        await preparer.fetch("replica 2", (file("b", b"more"),))
+        with pytest.raises(NotFound):
+            preparer.fetched((raw,))

@@ -21,7 +21,7 @@ from xwgrid_volunteer.sandbox import detect
 from xwgrid_volunteer.staging import remove
 
 from tests.volunteer.driving import PYTHON, Driven, marked_processes
-from xwgrid.errors import Conflict
+from xwgrid.errors import Conflict, NotFound
 from xwgrid.model import Cause, Limits, ReplicaId
 
 ONE, TWO, THREE = ReplicaId(1), ReplicaId(2), ReplicaId(3)
@@ -150,6 +150,70 @@ class TestTasks(RunnerCase):
             await driven.next(TaskFinished)
             (failed,) = driven.told(TaskFailed)
             assert (failed.replica, failed.cause, failed.message) == (ONE, Cause.EXITED, "the scene has no camera")
+
+        return ensureDeferred(run())
+
+    def test_files_of_its_own(self) -> Deferred[None]:
+        """A task finds files that belong to it alone, also one given while another runs; they go when it ends, whether
+        well or not, and what it was not given is not there.
+        """
+        script = """
+        for replica, folder, arguments in tasks():
+            own = os.path.join(os.environ["XWGRID_INPUTS"], f".task-{replica}")
+            there = sorted(os.listdir(own)) if os.path.isdir(own) else None
+            text = [open(os.path.join(own, name)).read() for name in there or ()]
+            if replica == 2:
+                say(event="failed", replica=replica, message=repr((there, text)))
+            else:
+                say(event="finished", replica=replica, value=repr((there, text)))
+        """
+        blobs = [self.folder / name for name in ("one", "two")]
+        for blob in blobs:
+            blob.write_text(blob.name)
+
+        async def run() -> None:
+            driven = self.drive(script)
+            driven.process.give(ONE, {}, [("a.exr", blobs[0]), ("b.exr", blobs[1])])
+            driven.process.give(TWO, {}, [("a.exr", blobs[1])])
+            driven.process.give(THREE, {})
+            while len(driven.told(TaskFinished)) < 2:
+                await driven.next(TaskFinished)
+            first, third = driven.told(TaskFinished)
+            (second,) = driven.told(TaskFailed)
+            assert first.value == repr((["a.exr", "b.exr"], ["one", "two"]))
+            assert second.message == repr((["a.exr"], ["two"]))
+            assert third.value == repr((None, []))
+            assert list(driven.plan.staged.inputs.iterdir()) == []
+            assert [blob.read_text() for blob in blobs] == ["one", "two"]
+
+        return ensureDeferred(run())
+
+    def test_files_that_cannot_be_given(self) -> Deferred[None]:
+        """A task whose files are not there is refused where it is given, and the driver never hears of it."""
+
+        async def run() -> None:
+            driven = self.drive(WRITES_A_FILE)
+            with pytest.raises(NotFound):
+                driven.process.give(ONE, {"frame": 1}, [("a.exr", self.folder / "nothing")])
+            driven.process.give(TWO, {"frame": 2})
+            assert (await driven.next(TaskFinished)).replica == TWO
+            assert driven.told(TaskFailed) == []
+
+        return ensureDeferred(run())
+
+    def test_files_of_a_task_that_comes_too_late(self) -> Deferred[None]:
+        """One given when the process is being ended comes back, and nothing is laid out for it."""
+
+        async def run() -> None:
+            driven = self.drive("next(tasks())\ntime.sleep(600)")
+            driven.process.give(ONE, {})
+            await driven.next(Ready)
+            ended = driven.process.stop()
+            (self.folder / "one").write_text("one")
+            driven.process.give(TWO, {}, [("a.exr", self.folder / "one")])
+            await ended
+            assert driven.told(Ended)[0].unbegun == (ONE, TWO)
+            assert list(driven.plan.staged.inputs.iterdir()) == []
 
         return ensureDeferred(run())
 

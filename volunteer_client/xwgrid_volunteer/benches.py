@@ -1,4 +1,4 @@
-"""What the workshop keeps in mind: leases, jobs, and the benches their programs run on."""
+"""What the workshop keeps in mind: leases, and the benches their programs run on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from twisted.internet.defer import Deferred
-
 from xwgrid.model import Digest, ReplicaId
 from xwgrid.wire import Lease
-from xwgrid_volunteer.preparing import Prepared
 from xwgrid_volunteer.runner import JobProcess
 
 
@@ -32,21 +29,6 @@ class Work:
     done: float | None = None
     label: str = ""
     starts: int = 0
-    is_fetched: bool = True  # the files of this lease alone, if it has any, are here
-    fetching: Deferred[None] | None = None  # the fetching of these
-
-    @property
-    def holder(self) -> str:
-        """The name under which the files of this lease alone are kept."""
-        return f"replica {self.lease.replica}"
-
-
-@dataclass
-class Job:
-    """A job that leases are held of; `preparing` is under way until `prepared` is there."""
-
-    prepared: Prepared | None = None
-    preparing: Deferred[None] | None = None
 
 
 @dataclass

@@ -80,11 +80,15 @@ def stage(
 def add(staged: Staged, task: str, files: Sequence[tuple[str, Path]]) -> None:
     """Lay files, by name, out for one task alone, where its driver looks for them; `take_away` removes them. Blocking.
 
-    Raises BadInput, NotFound and OutOfSpace as `stage` does; nothing is left then.
+    Raises BadInput, NotFound and OutOfSpace as `stage` does; nothing is left then but what was there before.
     """
     folder = _of_task(staged, task)
     try:
-        folder.mkdir(mode=0o755)
+        folder.mkdir()
+    except OSError as error:
+        raise _explained(error, folder) from error
+    try:
+        folder.chmod(0o755)
         for name, source in files:
             _place(folder, safe_path(name), source)
     except (OSError, GridError) as error:

@@ -17,11 +17,12 @@ from xwgrid.errors import BadInput, NotFound, OutOfSpace
 from xwgrid.model import Cause, Digest, ReplicaId, Seconds
 from xwgrid.wire import Failed, HandedBack, Lease, Outcome
 from xwgrid_volunteer import placement
-from xwgrid_volunteer.benches import Bench, Job, Stage, Work
+from xwgrid_volunteer.benches import Bench, Stage, Work
 from xwgrid_volunteer.checking import Inspector
 from xwgrid_volunteer.placement import Slot, Waiting
 from xwgrid_volunteer.preparing import NotPrepared, Prepared, Preparer
 from xwgrid_volunteer.runner import Ended, JobProcess, Progress, Ready, RunnerEvent, TaskFailed, TaskFinished
+from xwgrid_volunteer.supplies import Supplies
 
 _log = logging.getLogger(__name__)
 
@@ -50,12 +51,12 @@ class Workshop:
     ) -> None:
         self._reactor = reactor
         self._preparer = preparer
+        self._supplies = Supplies(preparer, self._begin, arrived=self._arrived, missing=self._missing)
         self._inspector = inspector
         self._folder = folder
         self._ended = ended
         self._changed = changed
         self._works: dict[ReplicaId, Work] = {}
-        self._jobs: dict[Digest, Job] = {}
         self._benches = [Bench(number) for number in range(slots)]
         self._folders = 0
         self._suspended = False
@@ -69,21 +70,16 @@ class Workshop:
     @property
     def loaded(self) -> tuple[Digest, ...]:
         """Return the specifications of the jobs at hand."""
-        return tuple(spec for spec, job in self._jobs.items() if job.prepared is not None)
+        return self._supplies.loaded
 
     def take(self, lease: Lease) -> None:
         """Begin with a lease. One that is known already is left as it is."""
         if lease.replica in self._works:
             return
-        work = self._works[lease.replica] = Work(lease)
-        job = self._jobs.setdefault(lease.spec, Job())
-        work.is_fetched = not lease.inputs
-        if job.prepared is not None:
-            self._wait(lease.spec)
-        elif job.preparing is None:
-            job.preparing = self._begin(self._prepare(lease.spec, job))
-        if lease.inputs and lease.replica in self._works:
-            work.fetching = self._begin(self._fetch(work), work)
+        self._works[lease.replica] = Work(lease)
+        self._supplies.order(lease)
+        if self._supplies.has(lease):
+            self._arrived()
 
     def end(self, replica: ReplicaId) -> None:
         """Stop working on a lease and throw away what there is of it: the server ended it."""
@@ -134,60 +130,30 @@ class Workshop:
 
     # --- files ------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, spec: Digest, job: Job) -> None:
-        try:
-            prepared = await self._preparer.prepare(spec)
-        except NotPrepared as error:
-            _log.warning("job %s cannot be run here: %s", spec[:12], error.message)
-            self._jobs.pop(spec, None)
-            self._preparer.release(spec)
-            for work in self._of(spec, Stage.FETCHING):
-                await self._settle(work, Failed(cause=error.cause, message=error.message[:2_000]), {})
-            return
-        job.prepared, job.preparing = prepared, None
-        self._wait(spec)
-
-    async def _fetch(self, work: Work) -> None:
-        """Fetch the files of one lease alone."""
-        try:
-            await self._preparer.fetch(work.holder, work.lease.inputs)
-        except NotPrepared as error:
-            work.fetching = None
-            await self._settle(work, Failed(cause=error.cause, message=error.message[:2_000]), {})
-            return
-        work.is_fetched, work.fetching = True, None
-        self._wait(work.lease.spec)
-
-    def _wait(self, spec: Digest) -> None:
-        """Have those leases of a job wait for a place whose files are all here."""
-        job = self._jobs.get(spec)
-        if job is None or job.prepared is None:
-            return
-        for work in self._of(spec, Stage.FETCHING):
-            if work.is_fetched:
+    def _arrived(self) -> None:
+        """Have those leases wait for a place whose files are all here."""
+        for work in self._works.values():
+            if work.stage is Stage.FETCHING and self._supplies.has(work.lease):
                 work.stage = Stage.WAITING
         self._place()
+
+    def _missing(self, lease: Lease, error: NotPrepared) -> None:
+        """A lease whose files cannot be had has failed, unless it was handed back meanwhile."""
+        work = self._works.get(lease.replica)
+        if work is not None and work.stage is Stage.FETCHING:
+            self._begin(self._settle(work, _failure(error), {}))
 
     def _forget(self, replica: ReplicaId) -> Work | None:
         """Forget a lease, and let go of the files that were its alone."""
         work = self._works.pop(replica, None)
-        if work is not None and work.lease.inputs:
-            if work.fetching is not None:
-                work.fetching.cancel()
-            self._preparer.release(work.holder)
+        if work is not None:
+            self._supplies.drop(work.lease)
         return work
-
-    def _of(self, spec: Digest, stage: Stage) -> list[Work]:
-        return [work for work in self._works.values() if work.lease.spec == spec and work.stage is stage]
 
     def _tidy(self) -> None:
         """Forget jobs that nobody needs any more, and stop fetching for them."""
-        needed = {work.lease.spec for work in self._works.values()} | {bench.spec for bench in self._benches}
-        for spec in [spec for spec in self._jobs if spec not in needed]:
-            job = self._jobs.pop(spec)
-            if job.preparing is not None:
-                job.preparing.cancel()
-            self._preparer.release(spec)
+        benches = {bench.spec for bench in self._benches if bench.spec is not None}
+        self._supplies.keep({work.lease.spec for work in self._works.values()} | benches)
 
     # --- processes --------------------------------------------------------------------------------------------
 
@@ -215,7 +181,7 @@ class Workshop:
             self._hand(bench, bench.process, work)
         elif bench.spec is None:
             bench.spec = work.lease.spec
-            prepared = self._jobs[work.lease.spec].prepared
+            prepared = self._supplies.prepared(work.lease.spec)
             if prepared is not None:
                 self._begin(self._start(bench, prepared))
 
@@ -228,7 +194,7 @@ class Workshop:
             works = [self._works[replica] for replica in bench.given if replica in self._works]
             self._clear(bench)
             for work in works:
-                await self._settle(work, Failed(cause=error.cause, message=error.message[:2_000]), {})
+                await self._settle(work, _failure(error), {})
             return
         if not bench.given:  # ended or handed back meanwhile
             self._clear(bench)
@@ -247,12 +213,14 @@ class Workshop:
         """Give a task to its process."""
         lease = work.lease
         try:
-            process.give(lease.replica, lease.arguments, self._preparer.fetched(lease.inputs))
+            process.give(lease.replica, lease.arguments, self._supplies.files(lease))
         except (BadInput, NotFound, OutOfSpace) as error:
-            message = f"the files of the task could not be laid out: {error.message}"[:2_000]
+            message = f"the files of the task could not be laid out: {error.message}"
             bench.given.remove(lease.replica)
             self._rest(bench)
-            self._begin(self._settle(work, Failed(cause=Cause.STAGING, message=message), {}))
+            self._begin(self._settle(work, _failure(NotPrepared(message, Cause.STAGING)), {}))
+            # Not at once: this may be one of several that are being placed.
+            self._reactor.callLater(0.0, self._place)
 
     def _heard(self, bench: Bench, prepared: Prepared, folder: Path, event: RunnerEvent) -> None:
         if isinstance(event, Ready):
@@ -365,6 +333,10 @@ class Workshop:
             if work is not None and work.lease.replica in self._works:
                 message = f"a fault of the volunteer's program: {type(error).__name__}: {error}"[:2_000]
                 await self._guarded(self._settle(work, Failed(cause=Cause.STAGING, message=message), {}), None)
+
+
+def _failure(error: NotPrepared) -> Failed:
+    return Failed(cause=error.cause, message=error.message[:2_000])
 
 
 def _pass_on(result: None, waiting: Deferred[None]) -> None:
