@@ -31,11 +31,12 @@ CLASS_OF = {1: "any", 2: "any", 3: "any", 4: "odd", 5: "any", 6: "any", 7: "odd"
 OWNER_OF = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 1, 7: 2}
 NEW_OWNERS = range(101, 108)
 MOST_JOBS = 5
-# What may become of a frame: liars who spoil it in one way pass each other's audits; another lie is a small one.
-PICTURES = {"lie": Picture(0, HEIGHT, 1), "other lie": Picture(20, 10, 2)}
+# What may become of a frame: liars who spoil it in one way pass each other's audits; another lie is a small one; and
+# where frames are denoised in a step of its own, a hand may come after it.
+PICTURES = {"lie": Picture(0, HEIGHT, 1), "other lie": Picture(20, 10, 2), "late lie": Picture(touched=3)}
 
 _VOLUNTEER = st.sampled_from(sorted(CLASS_OF))
-_OUTCOMES = st.sampled_from(["right", "right", "right", "lie", "other lie", "fail", "hand back"])
+_OUTCOMES = st.sampled_from(["right", "right", "right", "lie", "other lie", "late lie", "fail", "hand back"])
 # What each host makes of its work for a while.
 _CHARACTERS = st.one_of(
     _OUTCOMES.map(lambda how: [how] * len(CLASS_OF)),
@@ -43,21 +44,21 @@ _CHARACTERS = st.one_of(
     st.lists(_OUTCOMES, min_size=len(CLASS_OF), max_size=len(CLASS_OF)),
 )
 _POLICIES = st.sampled_from([None, None, Credibility(), Credibility(epsilon=0.2), Audit(), Audit(), Audit(epsilon=0.3)])
-# Tasks, quorum, replicas beyond it, whether it is private, whose it is, a film or digests, and how it is checked.
+# Tasks, quorum, replicas beyond it, whether it is private, whose it is, what it is of, and how it is checked.
 _JOB = st.tuples(
     st.integers(1, 6),
     st.integers(1, 2),
     st.integers(0, 2),
     st.booleans(),
     st.sampled_from([1, 2, REQUESTER, REQUESTER]),
-    st.booleans(),
+    st.sampled_from(["digests", "film", "denoised film"]),
     _POLICIES,
 )
 _FAILS = st.sampled_from(["before save", "after save", "tasks", "job"])
 # Host, leases wanted, whether the answer is lost, whether it is a held call looked at again.
 _CALL = st.tuples(_VOLUNTEER, st.integers(0, 3), st.booleans(), st.booleans())
 
-JobWish = tuple[int, int, int, bool, int, bool, Any]
+JobWish = tuple[int, int, int, bool, int, str, Any]
 
 
 class AnyGrid(RuleBasedStateMachine):
@@ -110,12 +111,13 @@ class AnyGrid(RuleBasedStateMachine):
     @precondition(lambda self: len(self.books.jobs()) < MOST_JOBS)
     def submit(self, wish: JobWish) -> None:
         """Hand a job in; its tasks are entered later."""
-        count, quorum, more, private, owner, film, policy = wish
+        count, quorum, more, private, owner, of, policy = wish
         private = private and owner != REQUESTER
-        if film:
-            request = picture_job(count, replicas=quorum + more, quorum=quorum, private=private)
-        else:
+        if of == "digests":
             request = digest_job(count, replicas=quorum + more, quorum=quorum, private=private)
+        else:
+            in_steps = of == "denoised film"
+            request = picture_job(count, replicas=quorum + more, quorum=quorum, private=private, in_steps=in_steps)
         request = msgspec.structs.replace(request, policy=policy)
         job = self.grid.coordinator.begin_job(UserId(owner), request, SPEC, frozenset(), self.grid.now)
         self.requests[job] = request

@@ -86,7 +86,7 @@ class Volunteer:
 
 
 def outcome_of(how: str, lease: Lease) -> Outcome:
-    """Return how a task ends: "right", "lie", "other lie", "fail" or "hand back"."""
+    """Return how a task ends: "right", "lie", "other lie", "late lie" (here: right), "fail" or "hand back"."""
     if how == "fail":
         return Failed(cause=Cause.EXITED, message="it said no")
     if how == "hand back":
