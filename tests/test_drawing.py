@@ -266,7 +266,9 @@ def test_offers_are_only_of_what_is_open_and_to_who_may(
         elif what == "withdraw":
             drawing.withdraw(key)
             parts.pop(key, None)
-        for each in drawing.due(now):  # one by one, as the index does: a task that was withdrawn meanwhile does not come
+        for each in drawing.due(
+            now
+        ):  # one by one, as the index does: a task that was withdrawn meanwhile does not come
             if drawing.draw(wish(parts[each], key=each, mean_seconds=10.0, may=lambda owner: owner != 1), now) is None:
                 drawing.withdraw(each)
                 del parts[each]

@@ -499,13 +499,16 @@ def test_a_picture_that_is_not_what_its_raw_passes_give_is_disputed() -> None:
     assert (found.winners, found.losers) == ((1, 4, 2), (3,))
 
 
-def test_denoising_bears_no_witness_for_raw_passes() -> None:
-    """That a picture was made of its raw passes does not say that these are right: the vote is of full results."""
-    disputed = [ballot(1, "lie"), audit(2, r1=0.5), denoising(3)]
+def test_no_audit_of_a_part_bears_witness_for_the_whole() -> None:
+    """That a picture was made of its raw passes does not say that these are right, nor that strips of these fit what
+    was made of them: the vote is of full results.
+    """
+    disputed = [ballot(1, "lie"), audit(2, r1=0.5, r4=0.0, r5=0.0), denoising(3)]
     assert in_steps(disputed) == Undecided(1)
-    found = in_steps([disputed[0], audit(2, r1=0.5, r4=0.0), disputed[2], ballot(4)])
+    assert in_steps([*disputed, ballot(4)]) == Undecided(1)
+    found = in_steps([*disputed, ballot(4), ballot(5)])
     assert isinstance(found, Agreed)
-    assert (found.winners, found.losers) == ((4, 2), (1,))
+    assert (found.winners, found.losers) == ((4, 5, 2), (1,))
 
 
 def test_a_lie_in_the_denoising_is_caught_for_certain() -> None:

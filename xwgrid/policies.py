@@ -215,7 +215,7 @@ def _replicated(case: Case, tally: voting.Tally, quorum: int) -> Hopeless | Unde
 
 def _heard(case: Case, grid: Grid) -> voting.Tally:
     """Count the box without hosts that are set aside: they decide nothing, but their result may be looked at."""
-    everybody = voting.count(case.attempts)
+    everybody = voting.count(case.attempts, in_steps=case.in_steps)
     voices = [
         attempt
         for attempt in case.attempts
@@ -224,7 +224,7 @@ def _heard(case: Case, grid: Grid) -> voting.Tally:
     ]
     if len(voices) == len(case.attempts):
         return everybody
-    heard = structs.replace(voting.count(voices), disputed=everybody.disputed)
+    heard = structs.replace(voting.count(voices, in_steps=case.in_steps), disputed=everybody.disputed)
     return everybody if heard.most == 0 and not everybody.disputed else heard
 
 

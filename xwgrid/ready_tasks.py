@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct, structs
 
+from xwgrid.auditing import DENOISED
 from xwgrid.lifecycle import KEEPS_OTHERS_OUT
 from xwgrid.model import Digest, HostId, Instant, JobId, JobRequest, ReplicaState, Seconds, TaskNumber, UserId
 from xwgrid.policies import quorum_of, replicas_at_first
@@ -65,6 +66,14 @@ class ReadyTask(Struct, frozen=True):
         )
 
 
+def takes_part(attempt: Attempt) -> bool:
+    """Say whether an attempt keeps its voter from looking at a part of the task.
+
+    Whoever was to denoise raw passes has them to copy strips from, whatever became of the lease.
+    """
+    return attempt.state in KEEPS_OTHERS_OUT or attempt.strips == DENOISED
+
+
 def ready_task(
     number: TaskNumber, wanted: int, made: int, attempts: Iterable[Attempt], audits: tuple[AuditOrder, ...] = ()
 ) -> ReadyTask:
@@ -73,12 +82,13 @@ def ready_task(
     for attempt in attempts:
         if attempt.state is ReplicaState.FAILED:
             failed_hosts.add(attempt.host)
-        elif attempt.state in KEEPS_OTHERS_OUT:
-            if attempt.audits is not None:
-                auditors.add(attempt.voter)
-            else:
-                voters.add(attempt.voter)
-                result_class = result_class or attempt.result_class  # the first one's
+        if not takes_part(attempt):
+            continue
+        if attempt.audits is not None:
+            auditors.add(attempt.voter)
+        else:
+            voters.add(attempt.voter)
+            result_class = result_class or attempt.result_class  # the first one's
     return ReadyTask(
         number, wanted, made, result_class, frozenset(voters), frozenset(failed_hosts), audits, frozenset(auditors)
     )

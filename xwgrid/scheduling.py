@@ -19,7 +19,6 @@ from msgspec import Struct, structs
 from xwgrid.drawing import LEAST_OWNERS, Key, Lottery, Reminders, Wish
 from xwgrid.eligibility import Census, Eligibility, HostCard, voter_of
 from xwgrid.known_answers import SEATS, KnownAnswer, KnownAnswers
-from xwgrid.lifecycle import KEEPS_OTHERS_OUT
 from xwgrid.model import (
     Credibility,
     HostId,
@@ -30,7 +29,7 @@ from xwgrid.model import (
     UserId,
 )
 from xwgrid.policies import policy_of, uses_standing
-from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks
+from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks, takes_part
 from xwgrid.trust import is_quarantined, is_tested
 from xwgrid.trust import told as told_standing
 from xwgrid.turns import Turns
@@ -144,7 +143,7 @@ class ReadyIndex:
 
     def others(self, card: JobCard, attempts: Sequence[Attempt]) -> int:
         """Return how many owners (in a private job: hosts) are about who take no part in a task yet."""
-        taking_part = {attempt.voter: attempt.result_class for attempt in attempts if attempt.state in KEEPS_OTHERS_OUT}
+        taking_part = {attempt.voter: attempt.result_class for attempt in attempts if takes_part(attempt)}
         result_class = next(iter(taking_part.values()), "")
         if card.request.private:
             return max(0, self._census.seen(result_class, card.owner) - len(taking_part))

@@ -13,7 +13,6 @@ from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from xwgrid.auditing import DENOISED
 from xwgrid.lifecycle import LIVE
 from xwgrid.model import Cause, Digest, HostId, ReplicaId, ReplicaState, Seconds
 from xwgrid.tolerances import Cast, close_pairs, medoid_groups
@@ -119,8 +118,11 @@ def decide(attempts: Sequence[Attempt], *, replicas: int, quorum: int) -> Verdic
     return hopeless(attempts, tally) or Undecided(tally.wanted(replicas, quorum))
 
 
-def count(attempts: Sequence[Attempt]) -> Tally:
-    """Count the box: ballots, and where these are disputed the audits that tell them apart."""
+def count(attempts: Sequence[Attempt], *, in_steps: bool = False) -> Tally:
+    """Count the box: ballots, and where these are disputed the audits that tell them apart.
+
+    Of results that are made `in_steps` no audit has seen all: it disputes the one it differs from, and is no voter.
+    """
     supporters: dict[Digest, int] = {}
     voted: set[int] = set()
     ballots: list[Attempt] = []
@@ -148,8 +150,8 @@ def count(attempts: Sequence[Attempt]) -> Tally:
         if not against:
             continue
         disputed = True
-        if audit.voter in voted or audit.strips == DENOISED:
-            continue  # the owner's own ballot says more; and who denoised says nothing of anybody else's result
+        if audit.voter in voted or in_steps:
+            continue  # the owner's own ballot says more
         voted.add(audit.voter)
         total += 1
         fits = {fingerprint for fingerprint, share in shares if share == 0} - against

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 from xwgrid import signing, wire
 from xwgrid.applications import registry
 from xwgrid.errors import BadInput, TooLarge, Unavailable
-from xwgrid.model import Digest, InputFile, Instant, JobRequest, JobSpec, UserId
+from xwgrid.model import Audit, Digest, InputFile, Instant, JobRequest, JobSpec, UserId
 from xwgrid.policies import check_deadline, settled
 from xwgrid.splitting import task_count
 from xwgrid_server import application_versions
@@ -40,6 +40,8 @@ def prepare(
         check_deadline(request.deadline, now)
     application = registry.application_of(request)
     request = settled(request, trust.default, trust.allowed, application.parts(request))
+    if not isinstance(request.policy, Audit):
+        request = application.in_one(request)
     if (count := task_count(request.split)) > max_tasks:
         raise TooLarge(f"the job has {count} tasks, this server takes {max_tasks}: split it", limit=max_tasks)
     signed = application_versions.newest(engine, application.name)

@@ -134,7 +134,9 @@ class Verdicts:
                 batch.judge(task.job, task.number, attempt, ReplicaEvent.CANCELLED)
         if checked:
             canonical = next(attempt for attempt in attempts if attempt.replica == verdict.canonical)
-            voters = frozenset(attempt.voter for attempt in attempts if attempt.state in KEEPS_OTHERS_OUT)
+            # Whoever failed at it is not tested with it either.
+            had = KEEPS_OTHERS_OUT | {ReplicaState.FAILED}
+            voters = frozenset(attempt.voter for attempt in attempts if attempt.state in had)
             batch.index.decided(KnownAnswer(card, task.number, task.made, canonical.result_class, voters))
 
     def _late(self, task: TaskRow, attempts: list[Attempt]) -> None:

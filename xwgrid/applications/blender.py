@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from msgspec import structs
+
 from xwgrid import auditing
 from xwgrid.applications.results import ResultFiles
 from xwgrid.errors import BadInput, TooLarge, UnreadableResult
@@ -74,6 +76,10 @@ class Blender:
         if not _work(request).raw_passes or not isinstance(request.split, Frames):
             return ()
         return (f"{_stem(frame(request.split, number))}_raw.exr",)
+
+    def in_one(self, request: JobRequest) -> JobRequest:
+        """Return a job without raw passes: its frames are denoised while they are rendered."""
+        return structs.replace(request, work=structs.replace(_work(request), raw_passes=False))
 
     def parts(self, request: JobRequest) -> str | None:
         """Return why strips of a frame would not be what the frame has there; None when the job says nothing of it.

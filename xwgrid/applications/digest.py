@@ -34,6 +34,10 @@ class DigestChain:
         """Return no names: the result is a value."""
         return ()
 
+    def in_one(self, request: JobRequest) -> JobRequest:
+        """Return the job as it is."""
+        return request
+
     def parts(self, request: JobRequest) -> str | None:  # noqa: ARG002
         """Return why there are no parts."""
         return "its results are values"

@@ -41,6 +41,9 @@ class Application(Protocol):
     def raw_names(self, request: JobRequest, number: TaskNumber) -> tuple[str, ...]:
         """Return those of `result_names` that the others are made of: kept to be audited, and not delivered."""
 
+    def in_one(self, request: JobRequest) -> JobRequest:
+        """Return a job whose results come without what only audits look at."""
+
     def parts(self, request: JobRequest) -> str | None:
         """Return, in a sentence, why a task of this job cannot be done in parts; None when it can.
 
