@@ -16,7 +16,18 @@ from tests.server.callers import Machine, Requester, api_url, digest, noise, own
 from tests.server.small_grid import finished
 from xwgrid import wire
 from xwgrid.applications.digest import expected_value
-from xwgrid.model import Credibility, DigestWork, Fixed, JobSpec, JobState
+from xwgrid.model import (
+    Audit,
+    BlenderWork,
+    Credibility,
+    DigestWork,
+    Fixed,
+    Frames,
+    InputFile,
+    JobRequest,
+    JobSpec,
+    JobState,
+)
 from xwgrid.wire import Report
 
 ANONYMOUS = {"Authorization": ""}
@@ -206,6 +217,23 @@ def test_a_job_gets_the_servers_policy_and_says_so(user: Requester) -> None:
     assert (credible.policy, credible.policy_note) == (Credibility(epsilon=0.01), "")
     assert credible.deadline is not None
     user.http.post(f"/v1/jobs/{credible.id}/cancel")
+
+
+def test_raw_passes_are_only_for_audits(user: Requester) -> None:
+    """A job that is not audited is denoised while it is rendered: nobody would look at what its pictures are made of."""
+    scene = user.send(noise(100))
+    film = JobRequest(
+        name="film",
+        work=BlenderWork(scene_file="a.blend", width=8, height=8, denoise=True, raw_passes=True),
+        split=Frames(first=1, last=2),
+        inputs=(InputFile(path="a.blend", sha256=scene, size=100),),
+    )
+    for policy, kept in ((None, True), (Audit(), True), (Fixed(), False), (Credibility(), False)):
+        job = user.submit(replace(film, policy=policy))
+        spec = wire.decode(user.http.get(f"/v1/blobs/{job.spec}").content, JobSpec)
+        assert isinstance(spec.request.work, BlenderWork)
+        assert (spec.request.work.denoise, spec.request.work.raw_passes) == (True, kept)
+        user.http.post(f"/v1/jobs/{job.id}/cancel")
 
 
 @pytest.mark.parametrize(
