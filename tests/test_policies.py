@@ -324,7 +324,7 @@ def test_a_proven_hosts_result_is_accepted_alone_where_few_lie() -> None:
 def test_what_agrees_is_wrong_only_if_all_are_friends() -> None:
     """The least doubted voter lies, and every other one is its friend."""
     doubted, friends = 0.05, friends_share(GRID)
-    new = {1: Standing(), 2: Standing(), 3: Standing()}
+    new = {number: Standing(tested=True) for number in (1, 2, 3)}
     for voters in (1, 2, 3):
         wrong = doubted * friends ** (voters - 1)
         box = [ballot(number) for number in range(1, voters + 1)]
@@ -335,7 +335,38 @@ def test_what_agrees_is_wrong_only_if_all_are_friends() -> None:
 def test_five_that_agree_are_enough_for_any_epsilon() -> None:
     """Beyond that the doubts are of another kind."""
     box = [ballot(number) for number in range(1, 6)]
-    assert isinstance(verdict(Credibility(epsilon=1e-15), box, {n: Standing() for n in range(1, 6)}), Agreed)
+    assert isinstance(verdict(Credibility(epsilon=1e-15), box, {n: Standing(tested=True) for n in range(1, 6)}), Agreed)
+
+
+# --- new hosts --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [Audit(), Credibility()])
+def test_new_hosts_that_agree_may_be_friends(policy: Policy) -> None:
+    """Where others are about, what two of them have alike is looked at as if one had it; eight that have all answered
+    are believed, and so is everybody where nobody else is.
+    """
+    new = {number: Standing() for number in range(1, 9)}
+    pair = [ballot(1), ballot(2)]
+    assert isinstance(verdict(policy, pair, new), Undecided)
+    assert isinstance(verdict(policy, pair, new, others=0), Agreed)
+    eight = [*pair, *(ballot(number) for number in range(3, 7)), ballot(7, "lie"), ballot(8, "lie")]
+    assert isinstance(verdict(policy, eight[:7], new), Undecided)
+    assert isinstance(verdict(policy, [*eight, ballot(9, state=LEASED)], new), Undecided)
+    found = verdict(policy, eight, new)
+    assert isinstance(found, Agreed)
+    assert found.losers == (7, 8)
+
+
+@pytest.mark.parametrize("policy", [Audit(), Credibility()])
+def test_new_hosts_decide_nothing_beside_others(policy: Policy) -> None:
+    """Two new ones who agree do not outvote one that was right before: others that were decide, and all are judged."""
+    known = Standing(tested=True)
+    box = [ballot(1, "lie"), ballot(2, "lie"), ballot(3)]
+    assert verdict(policy, box, {1: Standing(), 2: Standing(), 3: known}) == Undecided(1)
+    found = verdict(policy, [*box, ballot(4)], {1: Standing(), 2: Standing(), 3: known, 4: known})
+    assert isinstance(found, Agreed)
+    assert (found.winners, found.losers) == ((3, 4), (1, 2))
 
 
 # --- BOINC's rule -----------------------------------------------------------------------------------------------
@@ -492,7 +523,7 @@ def test_a_picture_that_is_not_what_its_raw_passes_give_is_disputed() -> None:
     assert in_steps(liar) == Undecided(1)
     found = in_steps([*liar, ballot(4), ballot(5)])
     assert isinstance(found, Agreed)
-    assert (found.winners, found.losers) == ((4, 5), (1,))
+    assert (found.winners, found.losers) == ((4, 5, 3), (1,))
     accuser = [ballot(1), audit(2), denoising(3, r1=0.2), ballot(4)]
     found = in_steps(accuser)
     assert isinstance(found, Agreed)

@@ -68,11 +68,19 @@ class ManySeen:
     def seen(self, _class: str, _owner: UserId | None) -> int:
         return 99
 
+    settled_at = 0.0
+
+    def is_established(self, _class: str, _runtime: str) -> bool:
+        return True
+
     def count(self, _class: str) -> int:
         return 0
 
     def is_about(self, _class: str, _owner: UserId) -> bool:
         return False
+
+    def hosts_of(self, _owner: UserId) -> list[HostId]:
+        return []
 
     def draw(self, _class: str, _random: Random) -> UserId | None:
         return None

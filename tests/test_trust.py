@@ -237,7 +237,8 @@ def test_an_accused_host_is_suspected_until_the_vote() -> None:
     assert is_accused(standing, NOW)
     assert doubt(standing, 0.001, NOW) == ACCUSED_DOUBT
     assert not is_accused(standing, NOW + SUSPICION)
-    assert not is_accused(after_valid(standing, 1.0, A), NOW)
+    assert is_accused(after_valid(standing, 1.0, A), NOW), "of another task"
+    assert not is_accused(after_valid(standing, 1.0, A, vindicated=True), NOW)
     assert not is_accused(after_wrong(standing, NOW), NOW)
 
 

@@ -9,12 +9,12 @@ may have it.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from random import Random
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from xwgrid.model import Digest, Instant, JobId, Seconds, TaskNumber, UserId
+from xwgrid.model import Digest, HostId, Instant, JobId, Seconds, TaskNumber, UserId
 
 # A check comes at a moment nobody can foretell, up to this share of the job's mean time of a task later.
 DELAY_SHARE: Final = 0.1
@@ -28,6 +28,8 @@ MOST_DRAWS: Final = 3  # times that offers of one task may run out
 # Checks that nobody takes are thought over after this long: those who could have done them may have left, or lied.
 REMINDER: Final[Seconds] = 30.0
 LONGEST_REMINDER: Final[Seconds] = 3_600.0
+# After so many reminders nobody is counted on any more, whoever is about.
+REMINDERS_IN_VAIN: Final = 3
 # Owners looked at for one that has the scene loaded, or is proven; and for one that may have it at all.
 _LOOKED_AT: Final = 8
 _MOST_LOOKED_AT: Final = 24
@@ -40,13 +42,22 @@ class Reminders:
 
     def __init__(self) -> None:
         self._due: list[tuple[Instant, Seconds, Key]] = []
-        self._watched: set[Key] = set()
+        self._watched: dict[Key, int] = {}  # how often it was reminded of a task
 
     def watch(self, key: Key, now: Instant, after: Seconds = REMINDER) -> None:
-        """Remind of a task after `after` seconds."""
+        """Remind of a task after `after` seconds, unless it is watched already."""
         if key not in self._watched:
-            self._watched.add(key)
+            self._watched[key] = 0
             heapq.heappush(self._due, (now + after, after, key))
+
+    def are_in_vain(self, key: Key) -> bool:
+        """Say whether nobody took a task in all the time it was reminded of."""
+        return self._watched.get(key, 0) >= REMINDERS_IN_VAIN
+
+    def forget(self, key: Key) -> None:
+        """Begin anew with a task somebody took."""
+        if key in self._watched:
+            self._watched[key] = 0
 
     def next_due(self) -> Instant | None:
         """Return when `due` should be asked next."""
@@ -57,10 +68,13 @@ class Reminders:
         found = []
         while self._due and self._due[0][0] <= now:
             _, after, key = heapq.heappop(self._due)
-            self._watched.discard(key)
             if is_open(key):
                 found.append(key)
-                self.watch(key, now, min(2 * after, LONGEST_REMINDER))
+                self._watched[key] += 1
+                after = min(2 * after, LONGEST_REMINDER)
+                heapq.heappush(self._due, (now + after, after, key))
+            else:
+                del self._watched[key]
         return found
 
 
@@ -87,6 +101,9 @@ class Owners(Protocol):
 
     def draw(self, result_class: str, random: Random) -> UserId | None:
         """Return any one of them, each with the same chance."""
+
+    def hosts_of(self, owner: UserId) -> Iterable[HostId]:
+        """Return an owner's hosts that are about."""
 
     def has_loaded(self, owner: UserId, spec: Digest) -> bool:
         """Say whether a host of an owner has a job's scene loaded."""
@@ -127,13 +144,13 @@ class Lottery:
         """Say whether there are enough owners of a class, besides so many that took part, to draw from."""
         return self._owners.count(result_class) - besides >= self._least_owners
 
-    def enter(self, key: Key, parts: int, mean_seconds: Seconds, now: Instant) -> None:
+    def enter(self, key: Key, parts: int, mean_seconds: Seconds, now: Instant, not_before: Instant = 0.0) -> None:
         """Have owners drawn for a task's open parts, after a short delay, beyond those drawn already."""
         self._expired.setdefault(key, 0)
         if key not in self._awaited and parts > len(self._offered.get(key, ())):
             self._awaited.add(key)
             delay = self._random.random() * min(DELAY_SHARE * mean_seconds, LONGEST_DELAY)
-            heapq.heappush(self._due, (now + delay, key))
+            heapq.heappush(self._due, (max(now, not_before) + delay, key))
 
     def withdraw(self, key: Key) -> None:
         """Take a task out, with what was offered of it."""

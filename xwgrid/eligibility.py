@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
-from xwgrid.drawing import Owners
-from xwgrid.model import Digest, HostId, JobRequest, Program, UserId
-from xwgrid.ready_tasks import ReadyTasks
+from xwgrid.drawing import LEAST_OWNERS, Owners
+from xwgrid.model import Digest, HostId, Instant, JobRequest, Program, UserId
+from xwgrid.policies import uses_standing
+from xwgrid.ready_tasks import JobCard, ReadyTasks
 from xwgrid.tolerances import Tolerances
 from xwgrid.trust import NEWCOMER, Standing
 from xwgrid.voting import TASKS_A_HOST_MAY_FAIL
+
+# Where others have proved themselves, so many owners must have hosts of a class before it may vote alone: enough for
+# checks to be drawn among them.
+LEAST_VOTERS_OF_ODD_CLASS: Final = LEAST_OWNERS + 1
 
 
 class HostCard(Struct, frozen=True):
@@ -31,6 +36,13 @@ class Census(Owners, Protocol):
 
     def seen(self, result_class: str, owner: UserId | None) -> int:
         """Return how many owners have hosts of a class (given an owner: how many hosts it has), seen today."""
+
+    def is_established(self, result_class: str, runtime: str) -> bool:
+        """Say whether a host of a class has proved itself, or none of any class of that runtime has."""
+
+    @property
+    def settled_at(self) -> Instant:
+        """When all who were here before the server's last start had the time to call."""
 
 
 class Eligibility:
@@ -65,7 +77,18 @@ class Eligibility:
                 f"job {card.job} needs {job.quorum} voters with results of the class "
                 f"'{program.result_class}', and {seen} were seen today"
             )
+        if uses_standing(card.request) and not card.request.private and self._is_odd(card, program, seen):
+            return (
+                f"nobody has proved themselves with results of the class '{program.result_class}' yet: {seen} owners "
+                f"have such hosts; it takes {LEAST_VOTERS_OF_ODD_CLASS}, a measured tolerance, or the operator's word"
+            )
         return None
+
+    def _is_odd(self, card: JobCard, program: Program, seen: int) -> bool:
+        """Say whether a class might be one that friends made up, to be alone with each other's results."""
+        if seen >= LEAST_VOTERS_OF_ODD_CLASS or self._census.is_established(program.result_class, card.runtime):
+            return False
+        return not self.tolerances.partners(card.application, program.result_class)
 
     def pins_alike(self, job: ReadyTasks, result_class: str) -> list[str]:
         """Return the classes too rare to vote alone, whose results may be compared with those of a class."""
@@ -73,7 +96,9 @@ class Eligibility:
         return [pin for pin in partners if self._seen(job, pin) < job.quorum]
 
     def _seen(self, job: ReadyTasks, result_class: str) -> int:
-        return self._census.seen(result_class, job.card.owner if job.card.request.private else None)
+        """Return how many voters with hosts of a class a job has: of a public one its owner is none."""
+        own = self._census.seen(result_class, job.card.owner)
+        return own if job.card.request.private else self._census.seen(result_class, None) - (own > 0)
 
     def class_of(self, job: ReadyTasks, host: HostCard) -> str:
         """Return the class of the results a host would make for a job."""
@@ -81,8 +106,13 @@ class Eligibility:
 
 
 def voter_of(request: JobRequest, host: HostCard) -> int:
-    """Return who votes: the host's owner, or in a private job the host itself (negative, so that they never meet)."""
-    return -host.host if request.private else host.owner
+    """Return who votes: the host's owner, or in a private job the host itself."""
+    return voter_of_host(host.host) if request.private else host.owner
+
+
+def voter_of_host(host: HostId) -> int:
+    """Return a host as a voter of its own: negative, so that it is no owner."""
+    return -host
 
 
 def _version_fits(version: str, pinned: str) -> bool:

@@ -7,17 +7,18 @@ more than a test, and nobody gets anything else until it has passed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from xwgrid.model import HostId, Instant, JobId, Seconds, TaskNumber, UserId
+from xwgrid.policies import ENOUGH_NEW_HOSTS
 from xwgrid.ready_tasks import JobCard
 
 # Answers that are kept of each class, and how many of them are looked at for one that fits a host.
 MOST_KEPT: Final = 64
 _LOOKED_AT: Final = 8
-# New hosts that begin with one and the same undecided task.
-SEATS: Final = 8
+# New hosts that begin with one and the same undecided task: when all have answered, their vote decides.
+SEATS: Final = ENOUGH_NEW_HOSTS
 # A new host whose first result still waits for others to vote goes on with other work after this long.
 PATIENCE: Final[Seconds] = 120.0
 
@@ -48,14 +49,12 @@ class KnownAnswers:
             known = known._replace(made=max(known.made, nursery.made), voters=known.voters | nursery.voters)
         self._known.setdefault(known.result_class, deque(maxlen=MOST_KEPT)).append(known)
 
-    def take(self, host: HostId, owner: UserId, result_class: str, open_jobs: Container[JobId]) -> KnownAnswer | None:
-        """Return a task of an open job for a host to be tested with, if there is one that its owner has no part in."""
+    def take(self, host: HostId, owner: UserId, result_class: str, fits: Callable[[JobId], bool]) -> KnownAnswer | None:
+        """Return a task to test a host with, of a job that `fits`, if there is one its owner has no part in."""
         known = self._known.get(result_class, deque())
         for _ in range(min(len(known), _LOOKED_AT)):
             answer = known.popleft()
-            if answer.card.job not in open_jobs:
-                continue
-            if owner in answer.voters or owner == answer.card.owner:
+            if owner in answer.voters or owner == answer.card.owner or not fits(answer.card.job):
                 known.append(answer)
                 continue
             known.append(answer._replace(made=answer.made + 1, voters=answer.voters | {owner}))
@@ -68,11 +67,11 @@ class KnownAnswers:
         self._nurseries[first.result_class] = first
 
     def join_nursery(
-        self, host: HostId, owner: UserId, result_class: str, open_jobs: Container[JobId]
+        self, host: HostId, owner: UserId, result_class: str, fits: Callable[[JobId], bool]
     ) -> KnownAnswer | None:
         """Return the undecided task that new hosts of a class are at, if there is a seat for one more."""
         task = self._nurseries.get(result_class)
-        if task is None or task.card.job not in open_jobs or len(task.voters) >= SEATS:
+        if task is None or not fits(task.card.job) or len(task.voters) >= SEATS:
             return None
         if owner in task.voters or owner == task.card.owner:
             return None

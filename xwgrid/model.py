@@ -263,8 +263,8 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     processor: ShortText
     cores: int
     memory_bytes: int
-    gpus: tuple[Gpu, ...] = ()
-    programs: tuple[Program, ...] = ()
+    gpus: Annotated[tuple[Gpu, ...], Meta(max_length=64)] = ()
+    programs: Annotated[tuple[Program, ...], Meta(max_length=16)] = ()
     sandbox: ShortText | None = None  # "bubblewrap 0.8.0"; None: only applications its owner marked trusted run
     client_version: ShortText = ""
 

@@ -36,6 +36,7 @@ from xwgrid.trust import (
     friends_share,
     is_quarantined,
     is_suspect,
+    is_tested,
     lie_rate,
     missing_probability,
     strips_needed,
@@ -47,6 +48,8 @@ from xwgrid.voting import Attempt, AuditOrder, Hopeless, Undecided, Verdict
 _LEAST_QUORUM: Final = 2
 # A frame whose parts cannot be rendered, though the whole can, is replicated instead.
 AUDITS_THAT_MAY_FAIL: Final = 2
+# So many new hosts are believed where no other is to be had: friends would have to be more than half of them.
+ENOUGH_NEW_HOSTS: Final = 8
 # Beyond so many replicas that agree, credibility says that its doubts are of another kind, and accepts.
 _MOST_REPLICAS: Final = 5
 # As in `xwgrid.model`, which checks what comes over the wire.
@@ -214,18 +217,29 @@ def _replicated(case: Case, tally: voting.Tally, quorum: int) -> Hopeless | Unde
 
 
 def _heard(case: Case, grid: Grid) -> voting.Tally:
-    """Count the box without hosts that are set aside: they decide nothing, but their result may be looked at."""
+    """Count the box without hosts that decide nothing, though their result may be looked at.
+
+    Those that are set aside; and new ones beside others that were right once. New ones alone are believed when there
+    are many of them, all of whom have answered, or nobody else to ask: two may be friends who came together.
+    """
     everybody = voting.count(case.attempts, in_steps=case.in_steps)
-    voices = [
-        attempt
-        for attempt in case.attempts
-        if attempt.state is not ReplicaState.VOTING
-        or not is_quarantined(case.standings.get(attempt.host, NEWCOMER), grid.now)
-    ]
-    if len(voices) == len(case.attempts):
-        return everybody
-    heard = structs.replace(voting.count(voices, in_steps=case.in_steps), disputed=everybody.disputed)
-    return everybody if heard.most == 0 and not everybody.disputed else heard
+    ballots = [a for a in case.attempts if a.audits is None and a.state is ReplicaState.VOTING]
+    standings = [case.standings.get(ballot.host, NEWCOMER) for ballot in ballots]
+    believed = [not is_quarantined(standing, grid.now) for standing in standings]
+    old = [is_tested(standing) for standing in standings]
+    asks_further = case.others > 0 and not isinstance(case.request.policy, Boinc)
+    if asks_further and any(one and other for one, other in zip(believed, old, strict=True)):
+        believed = [one and other for one, other in zip(believed, old, strict=True)]
+    tally = everybody
+    if not all(believed):
+        unheard = {ballot.replica for ballot, is_believed in zip(ballots, believed, strict=True) if not is_believed}
+        voices = [attempt for attempt in case.attempts if attempt.replica not in unheard]
+        tally = structs.replace(voting.count(voices, in_steps=case.in_steps), disputed=everybody.disputed)
+        if tally.most == 0 and not everybody.disputed:
+            tally = everybody
+    if asks_further and not any(old) and (tally.live or tally.total < ENOUGH_NEW_HOSTS):
+        return structs.replace(tally, most=min(1, tally.most))
+    return tally
 
 
 # --- audits -----------------------------------------------------------------------------------------------------
@@ -315,7 +329,7 @@ def _audits_lead_nowhere(case: Case, author: Attempt) -> bool:
     came = [audit for audit in audits if audit.state is ReplicaState.VOTING]
     failed = sum(audit.state is ReplicaState.FAILED for audit in audits)
     failed += sum(audit.audits == author.replica and voting.difference(audit, author) is None for audit in came)
-    lost = sum(audit.state is ReplicaState.LOST for audit in audits)
+    lost = voting.losses(audits)
     live = any(audit.state in LIVE for audit in audits)
     nobody_left = not live and not case.others
     return failed >= AUDITS_THAT_MAY_FAIL or lost >= voting.LEASES_THAT_MAY_BE_LOST or nobody_left
@@ -358,7 +372,8 @@ def _credible(case: Case, policy: Credibility, tally: voting.Tally, grid: Grid) 
         if attempt.audits is None and attempt.state is ReplicaState.VOTING
     ]
     wrong = min(doubts) * friends_share(grid) ** (tally.most - 1)
-    if wrong <= policy.epsilon or tally.most >= _MOST_REPLICAS:
+    everybody = not case.others and not tally.live and tally.most >= quorum_of(case.request)
+    if wrong <= policy.epsilon or tally.most >= _MOST_REPLICAS or everybody:
         return voting.agreed(case.attempts, tally.best)
     return _replicated(case, tally, tally.most + 1)
 

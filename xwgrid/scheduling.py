@@ -16,8 +16,8 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct, structs
 
-from xwgrid.drawing import LEAST_OWNERS, Key, Lottery, Reminders, Wish
-from xwgrid.eligibility import Census, Eligibility, HostCard, voter_of
+from xwgrid.drawing import LEAST_OWNERS, REMINDER, Key, Lottery, Reminders, Wish
+from xwgrid.eligibility import Census, Eligibility, HostCard, voter_of, voter_of_host
 from xwgrid.known_answers import SEATS, KnownAnswer, KnownAnswers
 from xwgrid.model import (
     Credibility,
@@ -77,6 +77,7 @@ class ReadyIndex:
         self._random = random
         self._window = window
         self._reminders = Reminders()
+        self._draw_from = draw_from
         self._lottery = Lottery(census, random, draw_from)
         self._jobs: dict[JobId, ReadyTasks] = {}
         self._turns = Turns()
@@ -141,12 +142,20 @@ class ReadyIndex:
         """Say whether an owner has an open job for their own hosts alone."""
         return any(job.card.owner == owner and job.card.request.private for job in self._jobs.values())
 
-    def others(self, card: JobCard, attempts: Sequence[Attempt]) -> int:
-        """Return how many owners (in a private job: hosts) are about who take no part in a task yet."""
+    def others(self, card: JobCard, number: TaskNumber, attempts: Sequence[Attempt], now: Instant) -> int:
+        """Return how many owners (in a private job: hosts) are about who take no part in a task yet.
+
+        None when they were waited for in vain: they want no work, or may not have this.
+        """
+        if self._reminders.are_in_vain((card.job, number)):
+            return 0
         taking_part = {attempt.voter: attempt.result_class for attempt in attempts if takes_part(attempt)}
         result_class = next(iter(taking_part.values()), "")
+        if now < self._census.settled_at:
+            seen = self._census.seen(result_class, card.owner if card.request.private else None)
+            return max(0, seen - len(taking_part))
         if card.request.private:
-            return max(0, self._census.seen(result_class, card.owner) - len(taking_part))
+            return sum(voter_of_host(host) not in taking_part for host in self._census.hosts_of(card.owner))
         kept_out = {card.owner, *taking_part}
         return self._census.count(result_class) - sum(
             self._census.is_about(result_class, UserId(owner)) for owner in kept_out
@@ -210,6 +219,8 @@ class ReadyIndex:
             self._lottery.withdraw(key)
         elif self._is_drawn_for(job, task):
             self._lottery.enter(key, task.parts, job.progress.mean_seconds, now)
+        elif now < self._census.settled_at and self._may_be_drawn_for(job, task):
+            self._lottery.enter(key, task.parts, job.progress.mean_seconds, now, self._census.settled_at)
         else:
             self._lottery.withdraw(key)
             self._open_to_all(job, task, now)
@@ -220,13 +231,19 @@ class ReadyIndex:
         job.open_to_all(task.number)
         # Whether more will come of a task whose results differ hangs on who is about.
         if task.audits or (len(task.voters) > 1 and uses_standing(job.card.request)):
-            self._reminders.watch((job.card.job, task.number), now)
+            self._reminders.watch((job.card.job, task.number), now, max(REMINDER, job.progress.mean_seconds))
 
     def _is_drawn_for(self, job: ReadyTasks, task: ReadyTask) -> bool:
         """Say whether a task's checks are drawn: those of a public job, when enough others are about."""
         if job.card.request.private or not task.voters or task.result_class is None:
             return False
         return self._lottery.enough(task.result_class, len(task.voters | task.auditors))
+
+    def _may_be_drawn_for(self, job: ReadyTasks, task: ReadyTask) -> bool:
+        """Say whether there were enough others before the server's last start, who have still to call."""
+        if job.card.request.private or not task.voters or task.result_class is None:
+            return False
+        return self._census.seen(task.result_class, None) - len(task.voters | task.auditors) >= self._draw_from
 
     # --- the choice ---------------------------------------------------------------------------------------------
 
@@ -244,7 +261,7 @@ class ReadyIndex:
                 chosen = self._asked_for(host, wanted, now, private_only=True)
                 if chosen or host.has_frame or self.answers.is_tested(host.host, now):
                     return chosen
-                first = self._first_task(host, fitting, now)
+                first = self._first_task(host, fitting, now) or self._of_fixed_job(host, now)
                 return [] if first is None else [first]
         chosen = self._drawn(host, wanted, now)
         return chosen + self._asked_for(host, wanted - len(chosen), now)
@@ -273,8 +290,12 @@ class ReadyIndex:
     def _first_task(self, host: HostCard, fitting: ReadyTasks, now: Instant) -> Choice | None:
         """Return what a new host begins with: a known answer, what others are at, or a fresh or begun task."""
         result_class = self.eligible.class_of(fitting, host)
-        known = self.answers.take(host.host, host.owner, result_class, self._jobs)
-        beside = known or self.answers.join_nursery(host.host, host.owner, result_class, self._jobs)
+
+        def fits(job: JobId) -> bool:
+            return job in self._jobs and self.eligible.refusal(self._jobs[job], host) is None
+
+        known = self.answers.take(host.host, host.owner, result_class, fits)
+        beside = known or self.answers.join_nursery(host.host, host.owner, result_class, fits)
         if beside is not None:
             return self._beyond(beside, host, now, is_test=known is not None)
         jobs = [job for job in self._turns.in_order(self._jobs, host, now) if self.eligible.refusal(job, host) is None]
@@ -295,13 +316,17 @@ class ReadyIndex:
         for job in self._jobs.values():
             if uses_standing(job.card.request) and self.eligible.refusal(job, host) is None:
                 for begun in job.begun.values():
-                    if len(begun.voters) < SEATS and begun.suits(
-                        host.owner, host.host, self.eligible.class_of(job, host)
-                    ):
+                    suits = begun.suits(host.owner, host.host, self.eligible.class_of(job, host))
+                    if suits and len(begun.voters) < SEATS and job.is_open_to_all(begun.number):
                         seat = KnownAnswer(job.card, begun.number, begun.made, result_class, begun.voters)
                         self.answers.begin(host.host, job.card.job)
                         return self._beyond(seat, host, now)
         return None
+
+    def _of_fixed_job(self, host: HostCard, now: Instant) -> Choice | None:
+        """Return a task of a job that does not ask how hosts stand."""
+        jobs = (job for job in self._turns.in_order(self._jobs, host, now) if not uses_standing(job.card.request))
+        return next(filter(None, (self._from_job(job, host, now) for job in jobs)), None)
 
     def _beyond(self, answer: KnownAnswer, host: HostCard, now: Instant, *, is_test: bool = False) -> Choice:
         """Return a replica of a task more than it asks for."""
@@ -360,6 +385,7 @@ class ReadyIndex:
         audit = task.audits[0] if task.has_audit_for(voter, result_class) else None
         after = task.after_audit(voter) if audit is not None else task.after_full(voter, result_class)
         self._put(job, after, now)
+        self._reminders.forget((job.card.job, task.number))
         self.answers.known_of(job.card.job, result_class, task.number, after.made, after.voters)
         self._turns.count(job.card, 1)
         number, check = task.made, bool(task.voters)

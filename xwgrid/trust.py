@@ -202,10 +202,12 @@ def worth(seconds: Seconds, share: float = 1.0) -> float:
     return min(1.0, seconds / UNIT) * share
 
 
-def after_valid(standing: Standing, units: float, requester: UserId, *, test: bool = False) -> Standing:
+def after_valid(
+    standing: Standing, units: float, requester: UserId, *, test: bool = False, vindicated: bool = False
+) -> Standing:
     """Return the standing after a result of one of `requester`'s public jobs was validated, worth `units`.
 
-    `test` says that it was a whole one, and others looked at it.
+    `test` says that it was a whole one, and others looked at it; `vindicated` that it had been disputed.
     """
     since = standing.since_wrong + units
     outlived = standing.on_record > 0 and since >= PROBATION
@@ -222,7 +224,7 @@ def after_valid(standing: Standing, units: float, requester: UserId, *, test: bo
         streak=standing.streak + 1,
         since_wrong=since,
         on_record=0 if outlived else standing.on_record,
-        suspected_until=None,
+        suspected_until=None if vindicated else standing.suspected_until,
         tested=standing.tested or test,
     )
 

@@ -7,7 +7,8 @@ Which policy asks for what is in `xwgrid.policies`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
@@ -21,6 +22,8 @@ from xwgrid.tolerances import Cast, close_pairs, medoid_groups
 HOSTS_THAT_MAY_FAIL: Final = 3
 # Hosts that vanish say little about the task, but one that takes every host down must end some time.
 LEASES_THAT_MAY_BE_LOST: Final = 10
+# No more than so many of them count of one host: it cannot bring a task down alone.
+LOSSES_OF_A_HOST: Final = 3
 # Votes that split further than this come from results that differ by nature: no majority will ever form.
 MOST_BALLOTS: Final = 15
 # Of a task with fewer attempts than any of these there is hope.
@@ -197,6 +200,8 @@ def agreed(attempts: Sequence[Attempt], fingerprint: Digest) -> Agreed:
     for attempt in attempts:
         if attempt.state is ReplicaState.VOTING and attempt.audits is not None:
             fits = audit_fits(attempt, right)
+            if attempt.audits in losers and fits is None and attempt.differences.get(attempt.audits, 0.0) > 0:
+                fits = True  # nobody else's result could be compared with it, and the one that was is wrong
             if fits is not None:
                 (winners if fits else losers).append(attempt.replica)
     return Agreed(fingerprint, canonical, tuple(winners), tuple(losers))
@@ -217,6 +222,12 @@ def difference(one: Attempt, other: Attempt) -> float | None:
     return other.differences.get(one.replica) if share is None else share
 
 
+def losses(attempts: Iterable[Attempt]) -> int:
+    """Return how often hosts vanished with a task; no host counts more than LOSSES_OF_A_HOST times."""
+    lost = Counter(attempt.host for attempt in attempts if attempt.state is ReplicaState.LOST)
+    return sum(min(times, LOSSES_OF_A_HOST) for times in lost.values())
+
+
 def hopeless(attempts: Sequence[Attempt], tally: Tally) -> Hopeless | None:
     """Return why no result will come of a task, if none will. Tests were of a task that was decided before."""
     if len(attempts) < _LEAST_ATTEMPTS:
@@ -225,9 +236,9 @@ def hopeless(attempts: Sequence[Attempt], tally: Tally) -> Hopeless | None:
     failed = {attempt.host for attempt in attempts if attempt.state is ReplicaState.FAILED}
     if len(failed) >= HOSTS_THAT_MAY_FAIL:
         return Hopeless(f"{len(failed)} different hosts failed at it; the last lines of their logs say why")
-    lost = sum(attempt.state is ReplicaState.LOST for attempt in attempts)
-    if lost >= LEASES_THAT_MAY_BE_LOST:
-        return Hopeless(f"{lost} hosts vanished while they had it")
+    if losses(attempts) >= LEASES_THAT_MAY_BE_LOST:
+        hosts = len({attempt.host for attempt in attempts if attempt.state is ReplicaState.LOST})
+        return Hopeless(f"{hosts} hosts vanished while they had it, some of them again and again")
     if tally.total >= MOST_BALLOTS:
         return Hopeless(f"no majority in {tally.total} ballots: its results differ from host to host")
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from random import Random
 from typing import ClassVar
@@ -69,7 +69,7 @@ class Census:
 
     MEMORY: ClassVar[Seconds] = 86_400.0
 
-    def __init__(self, rows: Iterable[HostRow], now: Instant) -> None:
+    def __init__(self, rows: Iterable[HostRow], now: Instant, settles_in: Seconds = 0.0) -> None:
         # Both in the order in which the hosts were last seen, and no host in both. In a plain dictionary whose first
         # entries were taken out again and again, every look for the first one walks over all the gaps.
         self._away: OrderedDict[HostId, _Known] = OrderedDict()
@@ -79,6 +79,7 @@ class Census:
         self._hosts_of: dict[UserId, dict[HostId, None]] = {}  # those that are about
         self._loaded: dict[HostId, tuple[Digest, ...]] = {}
         self._proven: set[HostId] = set()
+        self._proven_of: Counter[str] = Counter()  # of these, by class and by runtime
         self._tested: set[HostId] = set()
         self._drawable: set[HostId] = set()  # those about who are not set aside
         for row in sorted(rows, key=lambda row: row.last_seen_at or now):
@@ -86,6 +87,8 @@ class Census:
                 self.see(row, row.facts, row.last_seen_at or now, self.MEMORY)
                 self.calls(row.host, (), row.standing, now)
         self._part(now)
+        # Hosts could not call while there was no server: who is about is known when they had the time to.
+        self.settled_at = now + settles_in if self._away else now
 
     def see(self, host: HostRow, facts: HostFacts | None, now: Instant, about_for: Seconds) -> list[str]:
         """Note that a host called, and what it says of itself; return the classes it was not known to be of.
@@ -104,8 +107,10 @@ class Census:
                 self._come(number, known)
         else:
             said = facts or (host.facts if before is None else before.facts)
-            programs = {program.runtime: program for program in said.programs} if said is not None else {}
-            known = _Known(now, host.owner, said, programs)
+            known = _Known(now, host.owner, said, _programs(said))
+            if number in self._proven:
+                self._count_proven(before, -1)
+                self._count_proven(known, 1)
             joined = sorted(_classes(known) - _classes(before))
             for result_class in _classes(known):
                 owners = self._voters.setdefault(result_class, {})
@@ -122,18 +127,18 @@ class Census:
 
     def calls(self, host: HostId, loaded: tuple[Digest, ...], standing: Standing, now: Instant) -> None:
         """Note which jobs' scenes a host has loaded, and how it stands: one that is set aside is not drawn."""
-        known = self._about.get(host)
-        if known is not None and is_quarantined(standing, now) == (host in self._drawable):
+        known = self._about.get(host) or self._away.get(host)
+        if host in self._about and known is not None and is_quarantined(standing, now) == (host in self._drawable):
             (self._go if host in self._drawable else self._come)(host, known)
         if loaded:
             self._loaded[host] = loaded
         else:
             self._loaded.pop(host, None)
-        for hosts, belongs in ((self._proven, is_proven(standing)), (self._tested, is_tested(standing))):
-            if belongs:
-                hosts.add(host)
-            else:
-                hosts.discard(host)
+        if is_proven(standing) != (host in self._proven):
+            (self._proven.discard if host in self._proven else self._proven.add)(host)
+            self._count_proven(known, 1 if host in self._proven else -1)
+        if is_tested(standing) != (host in self._tested):
+            (self._tested.discard if host in self._tested else self._tested.add)(host)
 
     def programs(self, host: HostId) -> Mapping[str, Program]:
         """Return what a host can start, by runtime."""
@@ -144,6 +149,10 @@ class Census:
         """Return how many owners have hosts of a class, seen within `MEMORY`; given an owner, how many hosts it has."""
         owners = self._voters.get(result_class, {})
         return len(owners) if owner is None else owners.get(owner, 0)
+
+    def is_established(self, result_class: str, runtime: str) -> bool:
+        """Say whether a host of a class has proved itself, or none of any class of that runtime has."""
+        return self._proven_of[result_class] > 0 or not self._proven_of[runtime]
 
     def hosts(self) -> int:
         """Return how many hosts were seen within `MEMORY`."""
@@ -203,6 +212,8 @@ class Census:
             del self._hosts_of[known.owner]
         for result_class in _classes(known):
             self._urns[result_class].take(known.owner)
+            if not self._urns[result_class]:
+                del self._urns[result_class]
 
     def _part(self, lately: Instant) -> None:
         while self._about:
@@ -220,9 +231,16 @@ class Census:
             if known.seen_at >= lately:
                 return
             del self._away[host]
-            self._proven.discard(host)
+            if host in self._proven:
+                self._proven.discard(host)
+                self._count_proven(known, -1)
             self._tested.discard(host)
             self._leave(known)
+
+    def _count_proven(self, known: _Known | None, more: int) -> None:
+        for program in () if known is None else known.programs.values():
+            for name in (program.runtime, program.result_class):
+                self._proven_of[name] += more
 
     def _leave(self, known: _Known) -> None:
         for result_class in _classes(known):
@@ -232,6 +250,12 @@ class Census:
                 del owners[known.owner]
             if not owners:
                 del self._voters[result_class]
+
+
+def _programs(facts: HostFacts | None) -> dict[str, Program]:
+    """Return what a host can start, by runtime. A class is of one runtime, whose name it begins with."""
+    said = () if facts is None else facts.programs
+    return {program.runtime: program for program in said if program.result_class.startswith(f"{program.runtime} ")}
 
 
 def _classes(known: _Known | None) -> set[str]:

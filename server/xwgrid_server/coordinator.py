@@ -61,6 +61,10 @@ MOST_LEASES_PER_HOST = 256
 RENEW_AFTER = 1 / 3
 SEEN_EVERY: Seconds = 60.0
 SLAB = 10_000
+# A lease ends, however often it is renewed, after as many times what its job allows a replica: one may be before it in
+# its host's queue, and the owner may stop it for a while.
+LONGEST_LEASES = 3
+LEASE_SLACK: Seconds = 3_600.0
 # Heartbeats the server wants to answer a second at most; with more hosts it asks each to call less often.
 HEARTBEATS_A_SECOND = 300
 LONGEST_HEARTBEAT: Seconds = 600.0
@@ -77,7 +81,8 @@ class Coordinator(JobDesk):
 
     def __init__(self, store: Store, terms: LeaseTerms, now: Instant, random: Random) -> None:
         self._terms = terms
-        self._census = Census(store.seen_since(now - Census.MEMORY), now)
+        rows = store.seen_since(now - Census.MEMORY)
+        self._census = Census(rows, now, terms.heartbeat_seconds * terms.heartbeats_per_lease)
         super().__init__(store, ReadyIndex(store.ready, self._census, random, draw_from=terms.draw_from))
         # Where audits look must not be foretold: the numbers hang on a secret that lives as long as this process.
         self._lots = Lots(random.randbytes(32))
@@ -261,6 +266,8 @@ class Coordinator(JobDesk):
 
     def _renew(self, batch: Batch, row: ReplicaRow, call: int) -> None:
         left = (row.next_transition or 0) - batch.now
+        if batch.now - row.leased_at > LONGEST_LEASES * batch.card(row.job).request.limits.seconds + LEASE_SLACK:
+            return  # it says that it goes on, and can have no right to: its lease runs out
         if row.acknowledged_call is None or left < self.lease_seconds * (1 - RENEW_AFTER):
             replica = row.attempt.replica
             batch.renewals[replica] = Renewal(

@@ -36,10 +36,13 @@ class Reputation:
         """Return how a host stands."""
         return self.standings.get(host, NEWCOMER)
 
-    def right(self, card: JobCard, attempt: Attempt, mean_seconds: Seconds, *, checked: bool) -> Seconds | None:
+    def right(
+        self, card: JobCard, attempt: Attempt, mean_seconds: Seconds, *, checked: bool, disputed: bool = False
+    ) -> Seconds | None:
         """Reward a replica that was right: return the credit it gets, None for none beyond what it has.
 
-        `checked` says whether anybody but its own host looked at it. A private job earns its hosts nothing.
+        `checked` says whether anybody but its own host looked at it, `disputed` whether somebody found it otherwise.
+        A private job earns its hosts nothing.
         """
         # BOINC's rule counts results that nobody looked at, too.
         counts = checked or isinstance(policy_of(card.request), Boinc)
@@ -48,7 +51,9 @@ class Reputation:
         share = trust.share_of_frame(attempt.strips)
         units = trust.worth(attempt.seconds, share) if checked else 0.0
         before = self.of(attempt.host)
-        after = trust.after_valid(before, units, card.owner, test=checked and attempt.audits is None)
+        after = trust.after_valid(
+            before, units, card.owner, test=checked and attempt.audits is None, vindicated=disputed
+        )
         self._change(attempt.host, after)
         if not checked:
             return None

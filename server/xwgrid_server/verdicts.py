@@ -65,7 +65,7 @@ class Verdicts:
     ) -> None:
         batch = self._batch
         card = batch.card(task.job)
-        others = batch.index.others(card, attempts)
+        others = batch.index.others(card, task.number, attempts, batch.now)
         # Who lost a vote that was taken back has a voice in the next one.
         box = [_heard_again(attempt) if attempt.state is ReplicaState.OUTVOTED else attempt for attempt in attempts]
         case = Case(card.request, card.rows, box, task.audits, batch.reputation.standings, others, card.in_steps)
@@ -128,7 +128,7 @@ class Verdicts:
                 credit = batch.reputation.wrong(card, attempt, caught)
                 batch.judge(task.job, task.number, attempt, ReplicaEvent.OUTVOTED, credit=credit)
             elif attempt.replica in winners:
-                credit = batch.reputation.right(card, attempt, mean, checked=checked)
+                credit = batch.reputation.right(card, attempt, mean, checked=checked, disputed=bool(losers))
                 batch.judge(task.job, task.number, attempt, ReplicaEvent.WON, credit=credit)
             else:
                 batch.judge(task.job, task.number, attempt, ReplicaEvent.CANCELLED)

@@ -62,7 +62,7 @@ def test_a_retry_counts_the_late_replicas_of_the_first_try(grid: SmallGrid) -> N
 def test_a_log_with_a_character_that_no_database_keeps_is_taken(grid: SmallGrid) -> None:
     """U+0000 in what a program wrote, or in what a host says of itself, stops no report and no lease."""
     job = grid.submit(digest_job(1, replicas=1, quorum=1))
-    odd = WorkRequest(call=1, want=1, facts=facts("python\0any"))
+    odd = WorkRequest(call=1, want=1, facts=facts("python \0any"))
     (answer,) = grid.coordinator.serve([Call(HostId(1), odd)], [], grid.now).answers
     assert isinstance(answer, WorkAnswer)
     told = msgspec.structs.replace(FAILURE, log_tail="a\0b")

@@ -318,7 +318,7 @@ def test_a_voter_that_completes_a_class_wakes_those_that_waited_for_it(rig: Rig)
     rig.writer.run()
 
     def odd(host: int) -> Deferred[WorkAnswer]:
-        call = msgspec.structs.replace(rig.grid.request(host, want=1), wait_seconds=50.0, facts=facts("odd"))
+        call = msgspec.structs.replace(rig.grid.request(host, want=1), wait_seconds=50.0, facts=facts("python odd"))
         return rig.dispatcher.work(HostId(host), call)
 
     first = odd(1)

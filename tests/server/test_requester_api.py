@@ -23,7 +23,6 @@ from xwgrid.model import (
     DigestWork,
     Fixed,
     Frames,
-    InputFile,
     JobRequest,
     JobSpec,
     JobState,
@@ -220,13 +219,13 @@ def test_a_job_gets_the_servers_policy_and_says_so(user: Requester) -> None:
 
 
 def test_raw_passes_are_only_for_audits(user: Requester) -> None:
-    """A job that is not audited is denoised while it is rendered: nobody would look at what its pictures are made of."""
+    """A job that is not audited is denoised while it is rendered: nobody would look at what its frames are made of."""
     scene = user.send(noise(100))
     film = JobRequest(
         name="film",
         work=BlenderWork(scene_file="a.blend", width=8, height=8, denoise=True, raw_passes=True),
         split=Frames(first=1, last=2),
-        inputs=(InputFile(path="a.blend", sha256=scene, size=100),),
+        inputs=(replace(scene, path="a.blend"),),
     )
     for policy, kept in ((None, True), (Audit(), True), (Fixed(), False), (Credibility(), False)):
         job = user.submit(replace(film, policy=policy))

@@ -202,8 +202,10 @@ def test_who_might_have_decided_leaves(database_url: str) -> None:
     engine.dispose()
 
 
-def test_new_hosts_go_on_with_a_begun_frame_after_a_restart(grid: PaintedGrid) -> None:
+def test_new_hosts_go_on_with_a_begun_frame_after_a_restart(database_url: str) -> None:
     """A restart forgets what new hosts were at; where nothing fresh is left they join what is begun."""
+    engine = open_engine(database_url)
+    grid = PaintedGrid(engine, owners=2)
     job = grid.submit(picture_job(1))
     grid.paint(1, grid.take(1))
     grid.restart()
@@ -211,6 +213,7 @@ def test_new_hosts_go_on_with_a_begun_frame_after_a_restart(grid: PaintedGrid) -
     assert (second.task, strips_of([second])) == (0, [None])
     grid.paint(2, second)
     assert task(grid, job).state is TaskState.AGREED
+    engine.dispose()
 
 
 def test_where_only_new_hosts_are_left_they_render_what_should_be_audited(grid: PaintedGrid) -> None:

@@ -111,7 +111,7 @@ def test_hosts_of_one_owner_do_not_check_each_other() -> None:
 
 def test_rare_classes_do_not_hold_a_job_up() -> None:
     """Hosts of several classes finish a job; those whose class no other owner has get none of it."""
-    mixed = replace(HONEST, count=30, classes={"avx2": 20.0, "sse": 10.0, "neon": 0.3})
+    mixed = replace(HONEST, count=30, classes={"blender avx2": 20.0, "blender sse": 10.0, "blender neon": 0.3})
     found = figures(mixed, policy=FIXED)
     assert (found.accepted, found.wrong_accepted) == (TASKS, 0)
 
@@ -120,13 +120,13 @@ def test_host_that_is_alone_of_its_class_works_by_a_tolerance() -> None:
     """Votes of two classes mix where a tolerance was measured; elsewhere a host alone of its class gets nothing."""
     two = scenario(
         replace(HONEST, count=1),
-        replace(HONEST, name="alone", count=1, classes={"neon": 1.0}),
+        replace(HONEST, name="alone", count=1, classes={"blender neon": 1.0}),
         jobs=(Jobs(count=1, frames=4),),
         policy=FIXED,
     )
     with pytest.raises(Unavailable):
         simulate(two)
-    measured = simulate(replace(two, tolerances=((ONE_CLASS, "neon"),))).figures
+    measured = simulate(replace(two, tolerances=((ONE_CLASS, "blender neon"),))).figures
     assert (measured.accepted, measured.replicas_per_task, measured.wrong_accepted) == (4, 2.0, 0)
 
 
