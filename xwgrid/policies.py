@@ -224,6 +224,8 @@ def _heard(case: Case, grid: Grid) -> voting.Tally:
     """
     everybody = voting.count(case.attempts, in_steps=case.in_steps)
     ballots = [a for a in case.attempts if a.audits is None and a.state is ReplicaState.VOTING]
+    if len(ballots) < _LEAST_QUORUM and not everybody.disputed:
+        return everybody  # no vote yet
     standings = [case.standings.get(ballot.host, NEWCOMER) for ballot in ballots]
     believed = [not is_quarantined(standing, grid.now) for standing in standings]
     old = [is_tested(standing) for standing in standings]

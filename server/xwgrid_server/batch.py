@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -59,8 +59,7 @@ class Batch:
         self.hosts: dict[HostId, HostChange] = {}
         self.claims: list[Claim] = []
         self.touched: set[TaskKey] = set()
-        # Of these, those of which a result has come to be read, and nothing else has happened.
-        self._only_arrived: set[TaskKey] = set()
+        self._to_decide: set[TaskKey] = set()
         self.newly_wanted = 0
         self.freed: list[HostId] = []  # hosts that may have more work now
         self.reputation = reputation
@@ -106,25 +105,25 @@ class Batch:
             self.count(row.job, lost=1)
         if event in _RESULT_CAME and attempt.audits is None and told["seconds"] > 0:
             self.count(row.job, timed=1, seconds=told["seconds"])
-        self._touch((row.job, row.task), only_arrived=event is ReplicaEvent.FILES_REPORTED)
+        self.touched.add((row.job, row.task))
+        if event is not ReplicaEvent.FILES_REPORTED:  # which says nothing until the files are read
+            self._to_decide.add((row.job, row.task))
 
-    def _touch(self, task: TaskKey, *, only_arrived: bool) -> None:
-        if not only_arrived:
-            self._only_arrived.discard(task)
-        elif task not in self.touched:
-            self._only_arrived.add(task)
-        self.touched.add(task)
+    def think_over(self, tasks: Iterable[TaskKey]) -> None:
+        """Have verdicts come to on tasks of which nothing new is known, since others may be about now."""
+        self.touched.update(tasks)
+        self._to_decide.update(tasks)
 
     def to_be_read(self, order: ReadOrder) -> None:
         """Have a result read once the batch is written."""
         self._to_read.append(order)
 
     def decide(self) -> None:
-        """Come to a verdict on every task touched so far, and tell the index what is wanted now."""
-        if self.touched:
+        """Come to a verdict on every task that anything happened to, and tell the index what is wanted now."""
+        if self._to_decide:
             verdicts = Verdicts(self, self._lot)
-            for task in self._known(self.touched):
-                verdicts.decide(task, only_arrived=(task.job, task.number) in self._only_arrived)
+            for task in self._known(self._to_decide):
+                verdicts.decide(task)
 
     def look_again(self, keys: list[TaskKey]) -> None:
         """Open accepted tasks again, whose author was caught."""

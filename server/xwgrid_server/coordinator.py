@@ -178,7 +178,7 @@ class Coordinator(JobDesk):
             return Effects(wanted=opened, drawn=drawn)
         with self._surely():
             batch = self._batch({}, now)
-            batch.touched.update(forgotten)
+            batch.think_over(forgotten)
             batch.decide()
             return self._effects(batch, self._save(batch), Effects(wanted=opened, drawn=drawn))
 

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from xwgrid import policies
 from xwgrid.known_answers import KnownAnswer
-from xwgrid.lifecycle import IN_THE_BOX, KEEPS_OTHERS_OUT, TASK_MOVES, ReplicaEvent, TaskEvent, move
+from xwgrid.lifecycle import KEEPS_OTHERS_OUT, TASK_MOVES, ReplicaEvent, TaskEvent, move
 from xwgrid.model import Fixed, ReplicaId, ReplicaState, TaskState
 from xwgrid.policies import Case, Lot, how_caught, policy_of
 from xwgrid.ready_tasks import JobCard, pinned, ready_task
@@ -31,17 +31,13 @@ class Verdicts:
         self._batch = batch
         self._lot = lot
 
-    def decide(self, task: TaskRow, *, only_arrived: bool) -> None:
-        """Come to a verdict on a task, or judge what came after it.
-
-        `only_arrived` says that nothing has happened but that a result came, which nobody has read yet.
-        """
+    def decide(self, task: TaskRow) -> None:
+        """Come to a verdict on a task, or judge what came after it."""
         attempts = [self._batch.present(attempt) for attempt in task.attempts]
-        if task.state is not TaskState.OPEN:
+        if task.state is TaskState.OPEN:
+            self._vote(task, attempts, TaskState.OPEN)
+        else:
             self._late(task, attempts)
-        elif not only_arrived or task.wanted or any(attempt.state in IN_THE_BOX for attempt in attempts):
-            # Else the box is as empty as before, and the task waits for what is out.
-            self._vote(task, attempts, TaskState.OPEN, only_arrived=only_arrived)
 
     def reopen(self, task: TaskRow) -> None:
         """Take back the verdict on an accepted task, and come to a new one with what is known now.
@@ -60,9 +56,7 @@ class Verdicts:
         attempts = [self._batch.present(attempt) for attempt in task.attempts]
         self._vote(structs.replace(task, state=state), attempts, TaskState.AGREED, AUDITED_AGAIN)
 
-    def _vote(
-        self, task: TaskRow, attempts: list[Attempt], was: TaskState, why: str = "", *, only_arrived: bool = False
-    ) -> None:
+    def _vote(self, task: TaskRow, attempts: list[Attempt], was: TaskState, why: str = "") -> None:
         batch = self._batch
         card = batch.card(task.job)
         others = batch.index.others(card, task.number, attempts, batch.now)
@@ -89,8 +83,6 @@ class Verdicts:
                 wanted, audits = verdict.wanted, verdict.audits
                 self._accuse(card, box)
         ready = ready_task(task.number, wanted, task.made, attempts, audits)
-        if only_arrived and state is TaskState.OPEN and ready.parts == task.wanted == 0:
-            return  # it waits for what is out, as before
         batch.put_task(
             TaskChange(
                 job=task.job,

@@ -69,13 +69,15 @@ class Blender:
         split = request.split
         if not isinstance(split, Frames) or not 0 <= number < task_count(split):
             raise BadInput(f"this job has no task {number}", number=number)
-        return (picture_name(frame(split, number), _work(request).format), *self.raw_names(request, number))
+        work, shown = _work(request), frame(split, number)
+        picture = picture_name(shown, work.format)
+        return (picture, _raw_name(shown)) if work.raw_passes else (picture,)
 
     def raw_names(self, request: JobRequest, number: TaskNumber) -> tuple[str, ...]:
         """Return "frame_0007_raw.exr" where frames are denoised in a step of their own."""
         if not _work(request).raw_passes or not isinstance(request.split, Frames):
             return ()
-        return (f"{_stem(frame(request.split, number))}_raw.exr",)
+        return (_raw_name(frame(request.split, number)),)
 
     def in_one(self, request: JobRequest) -> JobRequest:
         """Return a job without raw passes: its frames are denoised while they are rendered."""
@@ -207,6 +209,11 @@ class _Piece(NamedTuple):
 def picture_name(number: int, file_format: str) -> str:
     """Return the name of a frame's picture."""
     return _stem(number) + SUFFIXES[file_format]
+
+
+def _raw_name(number: int) -> str:
+    """Return the name of the file of a frame's raw passes."""
+    return f"{_stem(number)}_raw.exr"
 
 
 def _stem(number: int) -> str:
