@@ -45,7 +45,7 @@ def test_one_process_renders_many_frames_and_says_how_far_it_is(tmp_path: Path, 
     assert all(0 < each["done"] <= 1 for each in told.all("progress"))
     assert fingerprint(told, request, 1, 3) != fingerprint(told, request, 2, 17)
     assert told.ready["version"].count(".") == 2
-    assert told.ready["result_class"].startswith(f"bpy {told.ready['version']} ")
+    assert told.ready["result_class"].startswith(f"blender {told.ready['version']} module ")
     assert " cpu " in told.ready["result_class"]
 
 

@@ -29,12 +29,15 @@ _ONE_PIECE = 1 << 25
 
 
 def result_class() -> str:
-    """Return what must be equal for two results to be comparable bit by bit: build, device and instruction set."""
-    host = "bpy" if getattr(bpy.app, "module", False) else "blender"
+    """Return what must be equal for two results to be comparable bit by bit: build, device and instruction set.
+
+    As any class it begins with the name of its runtime.
+    """
+    kind = "module" if getattr(bpy.app, "module", False) else "program"
     version = ".".join(map(str, bpy.app.version))
     build = bpy.app.build_hash.decode(errors="replace")
     system = bpy.app.build_platform.decode(errors="replace")
-    return f"{host} {version} {build} {system} cpu {_instruction_set()}"
+    return f"blender {version} {kind} {build} {system} cpu {_instruction_set()}"
 
 
 def open_scene(work: dict[str, Any], inputs: Path) -> Any:
