@@ -118,7 +118,7 @@ import json, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 def send(**fields):
     print("@xwgrid " + json.dumps(fields), flush=True)
-send(event="ready", version="3.11", result_class="exact", effective={})
+send(event="ready", version="3.11", result_class="python exact", effective={})
 if sys.argv[-1] == "probe":
     send(event="bye")
     sys.exit()

@@ -27,7 +27,7 @@ def test_values_are_those_of_the_chain(tmp_path: Path) -> None:
     assert [each["value"] for each in told.all("finished")] == [
         expected_value(DigestWork(seed="s", rounds=1_000), TaskNumber(number)) for number in (4, 0)
     ]
-    assert told.ready["result_class"] == "exact"
+    assert told.ready["result_class"] == "python exact"
     assert told.ready["effective"] == {"seed": "s", "rounds": 1_000}
     assert told.events[-1] == {"event": "bye"}
 
@@ -109,4 +109,4 @@ def test_probe_says_what_it_is() -> None:
     )
     lines = [line.removeprefix("@xwgrid ") for line in ended.stdout.splitlines() if line]
     assert [json.loads(line)["event"] for line in lines] == ["ready", "bye"]
-    assert json.loads(lines[0])["result_class"] == "exact"
+    assert json.loads(lines[0])["result_class"] == "python exact"

@@ -43,7 +43,7 @@ from xwgrid.wire import HostView
 
 NOW: Instant = 1_000_000.0
 OPERATOR = User(id=UserId(1), name="operator", role="operator", created_at=0.0)
-AVX2, BASELINE = "bpy 4.5.15 cpu AVX2", "bpy 4.5.15 cpu baseline"
+AVX2, BASELINE = "blender 4.5.15 cpu AVX2", "blender 4.5.15 cpu baseline"
 
 
 # --- classes ----------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ AVX2, BASELINE = "bpy 4.5.15 cpu AVX2", "bpy 4.5.15 cpu baseline"
 def host(owner: str, result_class: str, *, state: str = "active", seen: Instant | None = NOW) -> HostView:
     """Return a machine with Python and one Blender."""
     programs = (
-        Program(runtime="python", version="3.11", result_class="exact"),
+        Program(runtime="python", version="3.11", result_class="python exact"),
         Program(runtime="blender", version="4.5.15", result_class=result_class),
     )
     facts = HostFacts(name="h", system="Linux", processor="p", cores=2, memory_bytes=1 << 32, programs=programs)

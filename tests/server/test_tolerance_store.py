@@ -14,8 +14,8 @@ from xwgrid.tolerances import Tolerance
 
 MEASURED = Tolerance(
     application="blender",
-    class_a="bpy 4.5.15 cpu AVX2",
-    class_b="bpy 4.5.15 cpu baseline",
+    class_a="blender 4.5.15 cpu AVX2",
+    class_b="blender 4.5.15 cpu baseline",
     share=0.005,
     largest=8.0,
     block=0.25,
@@ -47,7 +47,7 @@ def test_what_is_kept_is_found(engine: Engine) -> None:
 
 def test_a_new_measurement_takes_the_place_of_the_old(engine: Engine) -> None:
     """There is one tolerance for two classes: the last that was measured."""
-    other = replace(MEASURED, class_b="bpy 5.0.1 cpu AVX2")
+    other = replace(MEASURED, class_b="blender 5.0.1 cpu AVX2")
     anew = replace(MEASURED, share=0.001, measured_at=1_800_000_000.0, excepted=())
     for tolerance in (MEASURED, other, anew):
         tolerance_store.keep(engine, tolerance)

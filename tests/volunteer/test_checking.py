@@ -83,7 +83,7 @@ class TestInspector(TestCase):
             value=None,
             seconds=1.0,
             log_tail="",
-            result_class="exact",
+            result_class="python exact",
         )
 
     async def looked_at(self, files: dict[str, tuple[int, int]], **arguments: Any) -> Finished | Failed:
