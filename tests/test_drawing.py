@@ -21,6 +21,7 @@ from xwgrid.drawing import (
     PATIENCE,
     PATIENCE_TASKS,
     REMINDER,
+    REMINDERS_IN_VAIN,
     Key,
     Lots,
     Lottery,
@@ -266,9 +267,8 @@ def test_offers_are_only_of_what_is_open_and_to_who_may(
         elif what == "withdraw":
             drawing.withdraw(key)
             parts.pop(key, None)
-        for each in drawing.due(
-            now
-        ):  # one by one, as the index does: a task that was withdrawn meanwhile does not come
+        # One by one, as the index does: a task that was withdrawn meanwhile does not come.
+        for each in drawing.due(now):
             if drawing.draw(wish(parts[each], key=each, mean_seconds=10.0, may=lambda owner: owner != 1), now) is None:
                 drawing.withdraw(each)
                 del parts[each]
@@ -299,6 +299,58 @@ def test_what_nobody_takes_is_thought_over_ever_more_seldom() -> None:
     assert waited[-1] == LONGEST_REMINDER
     assert reminders.due(now + LONGEST_REMINDER, lambda _: False) == []
     assert reminders.next_due() is None
+
+
+def remind(reminders: Reminders, times: int = 1) -> None:
+    """Let so many reminders of the one task come; it is still open to all."""
+    for _ in range(times):
+        moment = reminders.next_due()
+        assert moment is not None
+        assert reminders.due(moment, lambda _: True) == [KEY]
+
+
+def test_after_a_few_reminders_nobody_is_counted_on() -> None:
+    """Not before, not for other tasks, and not again once somebody took it, until as many more have come."""
+    reminders = Reminders()
+    assert not reminders.are_in_vain(KEY)
+    reminders.watch(KEY, NOW)
+    for _ in range(2):
+        remind(reminders, REMINDERS_IN_VAIN - 1)
+        assert not reminders.are_in_vain(KEY)
+        remind(reminders)
+        assert reminders.are_in_vain(KEY)
+        assert not reminders.are_in_vain((JobId(1), TaskNumber(1)))
+        reminders.watch(KEY, NOW)
+        assert reminders.are_in_vain(KEY), "it is watched already"
+        reminders.forget(KEY)
+        assert not reminders.are_in_vain(KEY)
+
+
+def test_a_task_that_is_not_open_any_more_is_not_watched() -> None:
+    """What was in vain before is forgotten with it; when it opens again, its first reminder comes as soon as at first.
+    Forgetting what nobody watches is nothing.
+    """
+    reminders = Reminders()
+    reminders.watch(KEY, NOW)
+    remind(reminders, REMINDERS_IN_VAIN)
+    moment = reminders.next_due()
+    assert moment is not None
+    assert reminders.due(moment, lambda _: False) == []
+    assert not reminders.are_in_vain(KEY)
+    reminders.forget(KEY)
+    assert reminders.next_due() is None
+    reminders.watch(KEY, moment)
+    assert reminders.next_due() == moment + REMINDER
+
+
+def test_a_draw_can_be_put_off() -> None:
+    """Not before a moment, and then after a delay nobody can foretell, as ever."""
+    drawing = lottery(9)
+    drawing.enter(KEY, 1, 60.0, NOW, NOW + 500)
+    moment = drawing.next_due()
+    assert moment is not None
+    assert NOW + 500 < moment < NOW + 500 + 60.0 * DELAY_SHARE
+    assert due(drawing, moment) == [KEY]
 
 
 def test_a_lot_is_the_same_whenever_the_same_is_asked_and_known_to_nobody_else() -> None:

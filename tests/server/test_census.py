@@ -8,16 +8,17 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from xwgrid_server.census import Census
 from xwgrid_server.store import HostRow
 
 from tests.server.small_grid import facts
-from xwgrid.model import HostFacts, HostId, UserId
+from xwgrid.model import HostFacts, HostId, Program, UserId
 from xwgrid.trust import NEWCOMER, QUARANTINE, Standing, quarantined
 
 NOW = 1_000_000.0
 LEASE = 90.0
-CLASS = "python any"
+CLASS, ODD = "python any", "python odd"
 PROVEN = Standing(proven=True, tested=True)
 
 
@@ -80,6 +81,77 @@ def test_a_banned_host_does_not_count() -> None:
     assert Census([host(1, state="banned")], NOW).seen(CLASS, None) == 0
 
 
+# --- who proved themselves --------------------------------------------------------------------------------------
+
+
+def established(census: Census) -> tuple[bool, bool]:
+    """Say of the two classes of Python whether each has somebody who proved themselves, or none of both has."""
+    return census.is_established(CLASS, "python"), census.is_established(ODD, "python")
+
+
+def test_a_class_is_established_by_a_host_that_proved_itself() -> None:
+    """While nobody did every class is; then those with such a host are, and other runtimes do not matter."""
+    census = Census([host(1), host(2, said=facts(ODD, "blender other"))], NOW)
+    assert established(census) == (True, True)
+    calls(census, host(1, standing=PROVEN), NOW)
+    assert established(census) == (True, False)
+    assert census.is_established("java any", "java")
+    calls(census, host(2, standing=Standing(vouched=True)), NOW)
+    assert established(census) == (True, True)
+    calls(census, host(1, standing=NEWCOMER), NOW)
+    assert established(census) == (False, True), "what it proved was taken from it"
+    assert not census.is_established("blender any", "blender")
+
+
+def test_who_proved_itself_takes_that_along_to_another_class() -> None:
+    """It counts for the class it says it has now, and for that alone."""
+    census = Census([host(1, standing=PROVEN), host(2)], NOW)
+    assert established(census) == (True, False)
+    calls(census, host(1, standing=PROVEN), NOW + 1, said=facts(ODD))
+    assert established(census) == (False, True)
+
+
+@pytest.mark.parametrize("after", [LEASE + 1, Census.MEMORY + 1], ids=["parted", "forgotten"])
+def test_who_proved_itself_counts_for_a_day(after: float) -> None:
+    """Also when it is not about; a host that is forgotten makes no class."""
+    census = Census([host(1, standing=PROVEN), host(2, said=facts(ODD))], NOW)
+    calls(census, host(2), NOW + after)
+    assert established(census) == (True, after > Census.MEMORY)
+    calls(census, host(1, standing=PROVEN), NOW + after)
+    assert established(census) == (True, False), "until it comes back"
+
+
+def test_a_class_is_of_the_runtime_it_is_named_after() -> None:
+    """A host that names another runtime's class, or none, cannot start that program, and counts for no class by it."""
+    programs = tuple(
+        Program(runtime=runtime, version="1", result_class=result_class)
+        for runtime, result_class in (
+            ("python", "blender any"),
+            ("blender", "any"),
+            ("java", "java"),
+            ("ruby", "ruby x"),
+        )
+    )
+    said = structs.replace(facts(), programs=programs)
+    census = Census([host(1, said=said, standing=PROVEN), host(2)], NOW)
+    assert set(census.programs(HostId(1))) == {"ruby"}
+    assert [census.seen(each, None) for each in ("blender any", "any", "java", "ruby x")] == [1, 0, 0, 1]
+    assert calls(census, host(3), NOW, said=said) == ["ruby x"]
+    assert established(census) == (True, True)
+    assert census.is_established("ruby x", "ruby")
+
+
+def test_classes_that_nobody_has_any_more_are_forgotten() -> None:
+    """A host that makes up another one with every call leaves nothing of it behind, nor when it is not seen again."""
+    census = Census([host(2)], NOW)
+    for number in range(50):
+        calls(census, host(1), NOW, said=facts(f"python {number}"))
+    kept = {CLASS, "blender any", "python 49"}
+    assert set(census._voters) == set(census._urns) == kept
+    calls(census, host(2), NOW + Census.MEMORY + 1)
+    assert set(census._voters) == set(census._urns) == {CLASS, "blender any"}
+
+
 # --- who is about -----------------------------------------------------------------------------------------------
 
 
@@ -102,6 +174,26 @@ def test_after_a_start_only_hosts_that_call_are_about() -> None:
     """Those that the database saw before are known, and not drawn."""
     census = Census([host(1, seen_at=NOW - 3_600), host(2, seen_at=NOW - 5)], NOW)
     assert (census.seen(CLASS, None), census.count(CLASS)) == (2, 0)
+
+
+def test_who_is_about_is_known_when_all_had_the_time_to_call() -> None:
+    """After a start, where somebody was here lately; where nobody was, at once."""
+    assert Census([host(1, seen_at=NOW - 20)], NOW, LEASE).settled_at == NOW + LEASE
+    assert Census([host(1), host(2)], NOW, LEASE).settled_at == NOW
+    assert Census([host(1, state="banned", seen_at=NOW - 20)], NOW, LEASE).settled_at == NOW
+    assert Census([], NOW, LEASE).settled_at == NOW
+
+
+def test_whether_an_owner_is_about_is_asked_by_class() -> None:
+    """They are with the classes of their hosts that called lately, none of which is set aside."""
+    census = Census([host(1), host(2, 1, facts(ODD))], NOW)
+    owner = UserId(1)
+    assert [census.is_about(each, owner) for each in (CLASS, ODD, "another class")] == [True, True, False]
+    calls(census, host(1, standing=quarantined(NEWCOMER, NOW)), NOW)
+    assert [census.is_about(each, owner) for each in (CLASS, ODD)] == [False, True]
+    calls(census, host(1), NOW + LEASE + 1)
+    assert [census.is_about(each, owner) for each in (CLASS, ODD)] == [True, False]
+    assert not census.is_about(CLASS, UserId(2))
 
 
 def test_a_host_that_is_set_aside_is_not_drawn() -> None:
@@ -168,6 +260,7 @@ _CALLS = st.lists(
         st.sampled_from(["python any", "python odd"]),
         st.sampled_from([0.0, 10.0, 50.0, 100.0, 50_000.0, 90_000.0]),  # time that passes before
         st.booleans(),  # whether it is set aside
+        st.booleans(),  # whether it proved itself
     ),
     max_size=30,
 )
@@ -175,22 +268,25 @@ _CALLS = st.lists(
 
 @settings(deadline=None)
 @given(_CALLS)
-def test_the_counts_are_those_of_a_fresh_count(said: list[tuple[int, str, float, bool]]) -> None:
+def test_the_counts_are_those_of_a_fresh_count(said: list[tuple[int, str, float, bool, bool]]) -> None:
     """What is kept step by step is what counting everything anew gives."""
     census = Census([], NOW)
     now = NOW
     latest: dict[int, tuple[float, str, bool]] = {}
-    for number, result_class, passes, aside in said:
+    proven: dict[int, bool] = {}
+    for number, result_class, passes, aside, proves in said:
         now += passes
-        standing = Standing(quarantined_until=now + 1e9) if aside else NEWCOMER
+        standing = Standing(quarantined_until=now + 1e9 if aside else None, proven=proves)
         row = host(number, (number + 1) // 2, standing=standing)
         calls(census, row, now, said=facts(result_class))
-        latest[number] = (now, result_class, aside)
+        latest[number], proven[number] = (now, result_class, aside), proves
+        counted = {of for n, (at, of, _) in latest.items() if proven[n] and at >= now - Census.MEMORY}
         for each in ("python any", "python odd"):
             known = {n: at for n, (at, of, _) in latest.items() if of == each and at >= now - Census.MEMORY}
             about = {n for n, at in known.items() if at >= now - LEASE}
             drawable = {(n + 1) // 2 for n in about if not latest[n][2]}
             assert census.seen(each, None) == len({(n + 1) // 2 for n in known})
             assert census.count(each) == len(drawable)
+            assert census.is_established(each, "python") == (each in counted or not counted)
             assert {census.draw(each, Random(seed)) for seed in range(20)} - {None} <= drawable  # noqa: S311
         assert census.hosts() == len([at for at, *_ in latest.values() if at >= now - Census.MEMORY])

@@ -8,16 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from xwgrid_server import accounts
 
 from tests.grid import Grid
 from tests.server.callers import Machine, Requester, digest, noise, own_job, pieces, refusal
 from tests.server.small_grid import facts
 from xwgrid import wire
-from xwgrid.model import Cause, InputFile, JobSpec
+from xwgrid.model import Cause, Gpu, InputFile, JobSpec, Program
 from xwgrid.wire import Failed, HandedBack, Lease, Report, WorkAnswer, WorkRequest
 
 SIZE = 700_000
+GPU = Gpu(uuid="0", name="one", memory_total=1 << 30, memory_free=1 << 30, capability="9.0", driver="550")
 
 
 @pytest.fixture
@@ -52,6 +54,22 @@ def left(grid: Grid, name: str) -> list[Path]:
 def test_a_wrong_work_call_is_refused(machine: Machine, body: bytes) -> None:
     """What is not a work call is a 400, and the connection goes on."""
     assert refusal(machine.http.post("/v1/work", content=body)) == (400, "malformed")
+    assert machine.work(want=0).leases == ()
+
+
+@pytest.mark.parametrize(("programs", "gpus", "fits"), [(16, 64, True), (17, 0, False), (0, 65, False)])
+def test_what_a_host_says_of_itself_has_a_measure(machine: Machine, programs: int, gpus: int, fits: bool) -> None:
+    """Sixteen programs and sixty-four devices at most: a host that makes more up is refused, and nothing of it kept."""
+    said = structs.replace(
+        facts(),
+        programs=tuple(Program(runtime=f"r{n}", version="1", result_class=f"r{n} any") for n in range(programs)),
+        gpus=tuple(structs.replace(GPU, uuid=str(n)) for n in range(gpus)),
+    )
+    answer = machine.http.post("/v1/work", content=wire.encode(WorkRequest(call=next(machine.calls), facts=said)))
+    if fits:
+        assert answer.status_code == 200
+    else:
+        assert refusal(answer) == (400, "malformed")
     assert machine.work(want=0).leases == ()
 
 
