@@ -70,7 +70,7 @@ def test_an_odd_class_needs_as_many_owners_as_a_draw(policy: Policy, odd: int) -
     about = census(common=2, odd=odd)
     reason = refused(about, film(policy), 3)
     if odd < LEAST_VOTERS_OF_ODD_CLASS:
-        assert reason.startswith(f"nobody has proved themselves with results of the class '{ODD}' yet: {odd} owners")
+        assert reason.startswith(f"too few have proved themselves with results of the class '{ODD}' yet: {odd} owners")
     else:
         assert reason == ""
     assert refused(about, film(policy), 1) == ""
@@ -80,18 +80,24 @@ def test_the_jobs_owner_makes_no_class_larger() -> None:
     """Who hands the job in is no voter of it."""
     about = census(common=2, odd=LEAST_VOTERS_OF_ODD_CLASS)
     assert refused(about, film(Audit(), owner=REQUESTER), 4) == ""
-    assert "nobody has proved themselves" in refused(about, film(Audit(), owner=3), 4)
+    assert "too few have proved themselves" in refused(about, film(Audit(), owner=3), 4)
     assert "needs 2 voters" in refused(census(common=2, odd=2), film(Audit(), owner=3), 4)
 
 
 @pytest.mark.parametrize(
     "standings",
-    [{"standing": NEWCOMER}, {"odd_standing": PROVEN}, {"odd_standing": Standing(vouched=True)}],
-    ids=["nobody", "one of them", "vouched"],
+    [{"standing": NEWCOMER}, {"odd_standing": Standing(vouched=True)}],
+    ids=["nobody", "vouched"],
 )
 def test_a_class_is_not_odd(standings: Mapping[str, Standing]) -> None:
-    """Where nobody has proved themselves, or one of its own hosts has."""
+    """Where nobody has proved themselves, or the operator vouches for one of its own hosts."""
     assert refused(census(common=2, odd=2, **standings), film(Audit()), 3) == ""
+
+
+def test_three_that_proved_themselves_make_a_class() -> None:
+    """Two may be friends."""
+    assert refused(census(common=4, odd=3, odd_standing=PROVEN), film(Audit()), 5) == ""
+    assert "too few" in refused(census(common=4, odd=2, odd_standing=PROVEN), film(Audit()), 5)
 
 
 def test_what_does_not_go_by_standing_takes_any_class() -> None:

@@ -38,7 +38,7 @@ class Census(Owners, Protocol):
         """Return how many owners have hosts of a class (given an owner: how many hosts it has), seen today."""
 
     def is_established(self, result_class: str, runtime: str) -> bool:
-        """Say whether a host of a class has proved itself, or none of any class of that runtime has."""
+        """Say whether a class is one that friends cannot have made up: enough proved themselves with it."""
 
     @property
     def settled_at(self) -> Instant:
@@ -79,7 +79,7 @@ class Eligibility:
             )
         if uses_standing(card.request) and not card.request.private and self._is_odd(card, program, seen):
             return (
-                f"nobody has proved themselves with results of the class '{program.result_class}' yet: {seen} owners "
+                f"too few have proved themselves with results of the class '{program.result_class}' yet: {seen} owners "
                 f"have such hosts; it takes {LEAST_VOTERS_OF_ODD_CLASS}, a measured tolerance, or the operator's word"
             )
         return None

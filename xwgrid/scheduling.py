@@ -182,7 +182,7 @@ class ReadyIndex:
         for key in self._lottery.due(now):
             job = self._jobs[key[0]]
             task = job.begun[key[1]]
-            owners = self._lottery.draw(self._wish(job, task), now)
+            owners = self._lottery.draw(self._wish(job, task), now) if self._is_drawn_for(job, task) else None
             if owners is None:
                 self._lottery.withdraw(key)
                 self._open_to_all(job, task, now)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from msgspec import Struct, structs
 
+from xwgrid.drawing import LEAST_OWNERS
 from xwgrid.model import Digest, HostFacts, HostId, Instant, Program, Seconds, UserId
 from xwgrid.trust import Standing, is_proven, is_quarantined, is_tested
 from xwgrid_server.store import HostRow
+
+Key = TypeVar("Key")
 
 
 class _Known(Struct, frozen=True):
@@ -78,8 +81,9 @@ class Census:
         self._urns: dict[str, _Urn] = {}  # by class, of the hosts that are about
         self._hosts_of: dict[UserId, dict[HostId, None]] = {}  # those that are about
         self._loaded: dict[HostId, tuple[Digest, ...]] = {}
-        self._proven: set[HostId] = set()
-        self._proven_of: Counter[str] = Counter()  # of these, by class and by runtime
+        self._proven: dict[HostId, bool] = {}  # and whether the operator vouched for it
+        self._proven_of: dict[str, Counter[UserId]] = {}  # by class and by runtime: how many of these each owner has
+        self._vouched_of: Counter[str] = Counter()  # by class: those the operator vouched for
         self._tested: set[HostId] = set()
         self._drawable: set[HostId] = set()  # those about who are not set aside
         for row in sorted(rows, key=lambda row: row.last_seen_at or now):
@@ -109,8 +113,8 @@ class Census:
             said = facts or (host.facts if before is None else before.facts)
             known = _Known(now, host.owner, said, _programs(said))
             if number in self._proven:
-                self._count_proven(before, -1)
-                self._count_proven(known, 1)
+                self._count_proven(number, before, -1)
+                self._count_proven(number, known, 1)
             joined = sorted(_classes(known) - _classes(before))
             for result_class in _classes(known):
                 owners = self._voters.setdefault(result_class, {})
@@ -134,9 +138,14 @@ class Census:
             self._loaded[host] = loaded
         else:
             self._loaded.pop(host, None)
-        if is_proven(standing) != (host in self._proven):
-            (self._proven.discard if host in self._proven else self._proven.add)(host)
-            self._count_proven(known, 1 if host in self._proven else -1)
+        vouched = standing.vouched if is_proven(standing) else None
+        if vouched != self._proven.get(host):
+            if host in self._proven:
+                self._count_proven(host, known, -1)
+                del self._proven[host]
+            if vouched is not None:
+                self._proven[host] = vouched
+                self._count_proven(host, known, 1)
         if is_tested(standing) != (host in self._tested):
             (self._tested.discard if host in self._tested else self._tested.add)(host)
 
@@ -151,8 +160,14 @@ class Census:
         return len(owners) if owner is None else owners.get(owner, 0)
 
     def is_established(self, result_class: str, runtime: str) -> bool:
-        """Say whether a host of a class has proved itself, or none of any class of that runtime has."""
-        return self._proven_of[result_class] > 0 or not self._proven_of[runtime]
+        """Say whether a class is one that friends cannot have made up.
+
+        The operator vouched for a host of it; or as many owners proved themselves with it as it takes for a draw, or
+        all who did with any class of that runtime.
+        """
+        owners = len(self._proven_of.get(result_class, ()))
+        enough = min(LEAST_OWNERS, len(self._proven_of.get(runtime, ())))
+        return owners >= enough or self._vouched_of[result_class] > 0
 
     def hosts(self) -> int:
         """Return how many hosts were seen within `MEMORY`."""
@@ -185,7 +200,7 @@ class Census:
 
     def is_proven(self, owner: UserId) -> bool:
         """Say whether a host of an owner has proved itself."""
-        return not self._proven.isdisjoint(self._hosts_of.get(owner, ()))
+        return any(host in self._proven for host in self._hosts_of.get(owner, ()))
 
     def is_tested(self, owner: UserId) -> bool:
         """Say whether a host of an owner has been right once."""
@@ -232,15 +247,22 @@ class Census:
                 return
             del self._away[host]
             if host in self._proven:
-                self._proven.discard(host)
-                self._count_proven(known, -1)
+                self._count_proven(host, known, -1)
+                del self._proven[host]
             self._tested.discard(host)
             self._leave(known)
 
-    def _count_proven(self, known: _Known | None, more: int) -> None:
-        for program in () if known is None else known.programs.values():
+    def _count_proven(self, host: HostId, known: _Known | None, more: int) -> None:
+        if known is None:
+            return
+        for program in known.programs.values():
+            if self._proven[host]:
+                _add(self._vouched_of, program.result_class, more)
             for name in (program.runtime, program.result_class):
-                self._proven_of[name] += more
+                owners = self._proven_of.setdefault(name, Counter())
+                _add(owners, known.owner, more)
+                if not owners:
+                    del self._proven_of[name]
 
     def _leave(self, known: _Known) -> None:
         for result_class in _classes(known):
@@ -250,6 +272,13 @@ class Census:
                 del owners[known.owner]
             if not owners:
                 del self._voters[result_class]
+
+
+def _add(counts: Counter[Key], key: Key, more: int) -> None:
+    """Count more, or fewer, and keep nothing of what there is none of."""
+    counts[key] += more
+    if not counts[key]:
+        del counts[key]
 
 
 def _programs(facts: HostFacts | None) -> dict[str, Program]:

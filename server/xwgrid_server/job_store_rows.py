@@ -54,9 +54,17 @@ def ready(row: Any, attempts: Sequence[Attempt]) -> ReadyTask:
 
 def host(row: Row[Any]) -> HostRow:
     """Return a host, with its standing if it has one."""
-    facts = None if row.facts is None else msgspec.json.decode(row.facts, type=HostFacts)
+    facts = None if row.facts is None else _facts(row.facts)
     stands = NEWCOMER if row.host_id is None else standing(row)
     return HostRow(HostId(row.id), UserId(row.owner_id), row.state, row.state_reason, row.last_seen_at, facts, stands)
+
+
+def _facts(text: str) -> HostFacts | None:
+    """Return what a host said of itself; None for what no host may say any more: it says it again."""
+    try:
+        return msgspec.json.decode(text, type=HostFacts)
+    except msgspec.ValidationError:
+        return None
 
 
 def standing(row: Row[Any]) -> Standing:

@@ -115,7 +115,7 @@ def test_two_who_make_up_a_class_get_no_work(grid: PaintedGrid) -> None:
         refused = grid.call(host, want=1)
         assert refused.leases == ()
         assert refused.reason == (
-            f"nobody has proved themselves with results of the class '{MADE_UP}' yet: 2 owners have such hosts; it "
+            f"too few have proved themselves with results of the class '{MADE_UP}' yet: 2 owners have such hosts; it "
             "takes 4, a measured tolerance, or the operator's word"
         )
     assert grid.take(1).job == audited
