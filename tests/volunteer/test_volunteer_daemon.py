@@ -212,6 +212,7 @@ def test_a_result_waits_for_the_server(grid: Grid, desk: Desk) -> None:
     assert desk.until(lambda status: status.state == "away").trouble is not None
     desk.daemon.kill()
     desk.daemon.start()
+    desk.until(lambda status: status.state == "away")
     grid.start_server()
     assert finish(grid, job).agreed == 1
     assert len(replicas(grid, job)) == 1

@@ -155,7 +155,7 @@ def test_a_server_that_is_away_is_tried_with_growing_random_pauses() -> None:
         now = line.retry_at
         assert work_loop.plan(line, Situation(now=now, want=2)).short is not None
     assert bounds[:3] == [0.5, 1.0, 2.0]
-    assert max(bounds) == 120.0
+    assert max(bounds) == 60.0
     answered = work_loop.answered(line, call, WorkAnswer(heartbeat_seconds=HEARTBEAT), now)
     assert (answered.failures, answered.trouble) == (0, None)
 

@@ -26,7 +26,8 @@ _HEARTBEAT_SHARE = 0.9
 _HELD_AT_LEAST: Seconds = 1.0
 _POLL_PAUSE: Seconds = 5.0
 _BACKOFF_FIRST: Seconds = 0.5
-_BACKOFF_MOST: Seconds = 120.0
+# Whoever holds a lease is back before it runs out: a server that starts again expires nothing for one lease's time.
+_BACKOFF_MOST: Seconds = 60.0
 # A host that is banned, or whose certificate was revoked, asks rarely whether that has changed.
 _REFUSED_MOST: Seconds = 600.0
 _HEARTBEAT_BEFORE_THE_FIRST_ANSWER: Seconds = 30.0
