@@ -16,11 +16,10 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct, structs
 
-from xwgrid.drawing import LEAST_OWNERS, REMINDER, Key, Lottery, Reminders, Wish
-from xwgrid.eligibility import Census, Eligibility, HostCard, voter_of, voter_of_host
+from xwgrid.drawing import LEAST_OWNERS, Key
+from xwgrid.eligibility import Census, Eligibility, HostCard, voter_of
 from xwgrid.known_answers import SEATS, KnownAnswer, KnownAnswers
 from xwgrid.model import (
-    Credibility,
     HostId,
     Instant,
     JobId,
@@ -28,8 +27,9 @@ from xwgrid.model import (
     TaskNumber,
     UserId,
 )
-from xwgrid.policies import policy_of, uses_standing
-from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks, takes_part
+from xwgrid.offers import Offers
+from xwgrid.policies import uses_standing
+from xwgrid.ready_tasks import JobCard, JobProgress, ReadyTask, ReadyTasks
 from xwgrid.trust import is_quarantined, is_tested
 from xwgrid.trust import told as told_standing
 from xwgrid.turns import Turns
@@ -73,13 +73,9 @@ class ReadyIndex:
         draw_from: int = LEAST_OWNERS,
     ) -> None:
         self._source = source
-        self._census = census
-        self._random = random
         self._window = window
-        self._reminders = Reminders()
-        self._draw_from = draw_from
-        self._lottery = Lottery(census, random, draw_from)
         self._jobs: dict[JobId, ReadyTasks] = {}
+        self._offers = Offers(self._jobs, census, random, draw_from)
         self._turns = Turns()
         self.answers = KnownAnswers()
         self.eligible = Eligibility(census)
@@ -96,7 +92,7 @@ class ReadyIndex:
         """Forget a job that ended."""
         job = self._jobs.pop(card.job, None)
         for number in () if job is None else job.begun:
-            self._lottery.withdraw((card.job, number))
+            self._offers.withdraw((card.job, number))
         self._turns.count(card, -self._turns.live(card.job))
         self.answers.forget_job(card.job)
 
@@ -106,7 +102,7 @@ class ReadyIndex:
         Returns how many parts of it whoever asks may have now: those that are drawn for are none of these.
         """
         self.answers.known_of(job, task.result_class, task.number, task.made, task.voters)
-        return self._put(self._jobs[job], task, now) if job in self._jobs else 0
+        return self._offers.put(self._jobs[job], task, now) if job in self._jobs else 0
 
     def decided(self, known: KnownAnswer) -> None:
         """Keep a decided task of an open job for hosts that have to prove themselves."""
@@ -143,107 +139,22 @@ class ReadyIndex:
         return any(job.card.owner == owner and job.card.request.private for job in self._jobs.values())
 
     def others(self, card: JobCard, number: TaskNumber, attempts: Sequence[Attempt], now: Instant) -> int:
-        """Return how many owners (in a private job: hosts) are about who take no part in a task yet.
-
-        None when they were waited for in vain: they want no work, or may not have this.
-        """
-        if self._reminders.are_in_vain((card.job, number)):
-            return 0
-        taking_part = {attempt.voter: attempt.result_class for attempt in attempts if takes_part(attempt)}
-        result_class = next(iter(taking_part.values()), "")
-        if now < self._census.settled_at:
-            seen = self._census.seen(result_class, card.owner if card.request.private else None)
-            return max(0, seen - len(taking_part))
-        if card.request.private:
-            return sum(voter_of_host(host) not in taking_part for host in self._census.hosts_of(card.owner))
-        kept_out = {card.owner, *taking_part}
-        return self._census.count(result_class) - sum(
-            self._census.is_about(result_class, UserId(owner)) for owner in kept_out
-        )
+        """Return how many owners (in a private job: hosts) are about who take no part in a task yet."""
+        return self._offers.others(card, number, attempts, now)
 
     # --- the lottery --------------------------------------------------------------------------------------------
 
     def next_draw(self) -> Instant | None:
         """Return when `draw` should be called next."""
-        return min(filter(None, (self._lottery.next_due(), self._reminders.next_due())), default=None)
+        return self._offers.next_due()
 
     def to_think_over(self, now: Instant) -> list[Key]:
         """Return tasks whose checks nobody took for a while."""
-        return self._reminders.due(now, self._has_open_checks)
-
-    def _has_open_checks(self, key: Key) -> bool:
-        job = self._jobs.get(key[0])
-        return job is not None and key[1] in job.begun and job.is_open_to_all(key[1])
+        return self._offers.to_think_over(now)
 
     def draw(self, now: Instant) -> tuple[list[UserId], int]:
         """Draw owners for the checks that are due; return them, and how many parts whoever asks may have now."""
-        drawn: list[UserId] = []
-        opened = 0
-        for key in self._lottery.due(now):
-            job = self._jobs[key[0]]
-            task = job.begun[key[1]]
-            owners = self._lottery.draw(self._wish(job, task), now) if self._is_drawn_for(job, task) else None
-            if owners is None:
-                self._lottery.withdraw(key)
-                self._open_to_all(job, task, now)
-                opened += task.parts
-            else:
-                drawn += owners
-        return drawn, opened
-
-    def _wish(self, job: ReadyTasks, task: ReadyTask) -> Wish:
-        card = job.card
-
-        by_standing = uses_standing(card.request)
-
-        def may(owner: UserId) -> bool:
-            if owner == card.owner or owner in task.voters or (by_standing and not self._census.is_tested(owner)):
-                return False
-            # Who looked at a part of a frame votes on all of it only if nobody else can.
-            return owner not in task.auditors
-
-        return Wish(
-            key=(card.job, task.number),
-            result_class=task.result_class or "",
-            spec=card.spec,
-            proven=isinstance(policy_of(card.request), Credibility),
-            mean_seconds=job.progress.mean_seconds,
-            may=may,
-            parts=task.parts,
-        )
-
-    def _put(self, job: ReadyTasks, task: ReadyTask, now: Instant) -> int:
-        key = (job.card.job, task.number)
-        task = job.put(task)
-        if task.parts == 0:
-            self._lottery.withdraw(key)
-        elif self._is_drawn_for(job, task):
-            self._lottery.enter(key, task.parts, job.progress.mean_seconds, now)
-        elif now < self._census.settled_at and self._may_be_drawn_for(job, task):
-            self._lottery.enter(key, task.parts, job.progress.mean_seconds, now, self._census.settled_at)
-        else:
-            self._lottery.withdraw(key)
-            self._open_to_all(job, task, now)
-            return task.parts
-        return 0
-
-    def _open_to_all(self, job: ReadyTasks, task: ReadyTask, now: Instant) -> None:
-        job.open_to_all(task.number)
-        # Whether more will come of a task whose results differ hangs on who is about.
-        if task.audits or (len(task.voters) > 1 and uses_standing(job.card.request)):
-            self._reminders.watch((job.card.job, task.number), now, max(REMINDER, job.progress.mean_seconds))
-
-    def _is_drawn_for(self, job: ReadyTasks, task: ReadyTask) -> bool:
-        """Say whether a task's checks are drawn: those of a public job, when enough others are about."""
-        if job.card.request.private or not task.voters or task.result_class is None:
-            return False
-        return self._lottery.enough(task.result_class, len(task.voters | task.auditors))
-
-    def _may_be_drawn_for(self, job: ReadyTasks, task: ReadyTask) -> bool:
-        """Say whether there were enough others before the server's last start, who have still to call."""
-        if job.card.request.private or not task.voters or task.result_class is None:
-            return False
-        return self._census.seen(task.result_class, None) - len(task.voters | task.auditors) >= self._draw_from
+        return self._offers.draw(now)
 
     # --- the choice ---------------------------------------------------------------------------------------------
 
@@ -335,7 +246,8 @@ class ReadyIndex:
         begun = job.begun.get(answer.task)
         if begun is not None:
             voters = begun.voters | {host.owner}
-            self._put(job, structs.replace(begun, made=answer.made + 1, result_class=result_class, voters=voters), now)
+            after = structs.replace(begun, made=answer.made + 1, result_class=result_class, voters=voters)
+            self._offers.put(job, after, now)
         self._turns.count(answer.card, 1)
         return Choice(answer.card, answer.task, answer.made, host.owner, result_class, is_test=is_test, is_beyond=True)
 
@@ -356,7 +268,7 @@ class ReadyIndex:
 
     def _drawn(self, host: HostCard, wanted: int, now: Instant) -> list[Choice]:
         chosen: list[Choice] = []
-        for key in self._lottery.offers(host.owner):
+        for key in self._offers.of(host.owner):
             if len(chosen) >= wanted:
                 break
             job = self._jobs[key[0]]
@@ -364,7 +276,7 @@ class ReadyIndex:
             if self.eligible.refusal(job, host) is not None or self.eligible.class_of(job, host) != task.result_class:
                 continue
             if task.fits(host.owner, host.host, self.eligible.class_of(job, host)):
-                self._lottery.taken(host.owner, key)
+                self._offers.taken(host.owner, key)
                 chosen.append(self._take(job, host, task, drawn=True, now=now))
         return chosen
 
@@ -384,8 +296,8 @@ class ReadyIndex:
         voter, result_class = voter_of(job.card.request, host), self.eligible.class_of(job, host)
         audit = task.audits[0] if task.has_audit_for(voter, result_class) else None
         after = task.after_audit(voter) if audit is not None else task.after_full(voter, result_class)
-        self._put(job, after, now)
-        self._reminders.forget((job.card.job, task.number))
+        self._offers.put(job, after, now)
+        self._offers.somebody_took((job.card.job, task.number))
         self.answers.known_of(job.card.job, result_class, task.number, after.made, after.voters)
         self._turns.count(job.card, 1)
         number, check = task.made, bool(task.voters)
@@ -414,4 +326,4 @@ class ReadyIndex:
         tasks = self._source(job.card.job, job.cursor, self._window)
         job.exhausted = len(tasks) < self._window
         for begun in job.refill(tasks):
-            self._put(job, begun, now)
+            self._offers.put(job, begun, now)

@@ -11,7 +11,7 @@ from xwgrid_schema.tables import hosts, replicas, users
 from xwgrid.command_line import example
 from xwgrid.errors import NotFound
 from xwgrid.model import HostId, Instant, JobId, ReplicaId, ReplicaState, Seconds, TaskNumber, TaskState, UserId
-from xwgrid.policies import described
+from xwgrid.policy_terms import described
 from xwgrid.wire import JobView
 from xwgrid_server import accounts, job_views
 from xwgrid_server.admin_desk import NUMBER, Desk, desk_command, table, when

@@ -17,7 +17,7 @@ from xwgrid import settings_file
 from xwgrid.drawing import LEAST_OWNERS
 from xwgrid.errors import BadInput, BadSettings
 from xwgrid.model import Audit, Credibility, Fixed, Policy, Seconds
-from xwgrid.policies import check_epsilon, check_share
+from xwgrid.policy_terms import check_epsilon, check_share
 
 ENVIRONMENT_PREFIX = "XWGRID_SERVER_"
 MOST_DRAWN_FROM: Final = 1_000

@@ -9,7 +9,7 @@ from xwgrid import signing, wire
 from xwgrid.applications import registry
 from xwgrid.errors import BadInput, TooLarge, Unavailable
 from xwgrid.model import Audit, Digest, InputFile, Instant, JobRequest, JobSpec, UserId
-from xwgrid.policies import check_deadline, settled
+from xwgrid.policy_terms import check_deadline, settled
 from xwgrid.splitting import task_count
 from xwgrid_server import application_versions
 from xwgrid_server.blob_files import BlobFiles

@@ -155,7 +155,7 @@ class Books:
                 expected = stored.pop(number)
                 expected = structs.replace(expected, result_class=pinned(ready.card.request, expected.result_class))
                 assert task == expected, f"{task} should be {expected}"
-                in_lottery = (job, number) in index._lottery._expired
+                in_lottery = (job, number) in index._offers._lottery._expired
                 assert ready.is_open_to_all(number) is not in_lottery, "drawn for, or for whoever asks"
                 drawn_for |= {(job, number)} if in_lottery else set()
             assert all(number > ready.cursor and not ready.exhausted for number in stored), "the rest is still to come"
@@ -163,7 +163,7 @@ class Books:
             assert ready.failures == store.host_failures(job)
             live = {ReplicaId(row.id) for row in _leased(self._engine, job)}
             assert index._turns.live(job) == len(live)
-        assert set(index._lottery._expired) == drawn_for
+        assert set(index._offers._lottery._expired) == drawn_for
         assert set(coordinator.progress) <= {ReplicaId(row.id) for row in _leased(self._engine, None)}
         self.met["drawn for"] += len(drawn_for)
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from xwgrid import wire
 from xwgrid.errors import GridError
 from xwgrid.model import JobId, JobState, TaskNumber, TaskState
-from xwgrid.policies import described
+from xwgrid.policy_terms import described
 from xwgrid.requester.client import ENDED, GridClient
 
 # A line a second is enough for a log file, however fast frames are done.

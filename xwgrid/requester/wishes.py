@@ -12,7 +12,7 @@ from xwgrid.applications.blender import DEPTHS, MAX_RAW_PIXELS
 from xwgrid.command_line import parse_span
 from xwgrid.errors import BadInput
 from xwgrid.model import Audit, BlenderWork, Credibility, Fixed, Frames, Instant, Policy
-from xwgrid.policies import check_deadline, check_epsilon, check_share
+from xwgrid.policy_terms import check_deadline, check_epsilon, check_share
 from xwgrid.requester.inspection import FileFacts, SceneFacts
 from xwgrid.splitting import parse_frames
 

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from xwgrid.errors import BadInput, Forbidden
 from xwgrid.model import Audit, Boinc, Count, Credibility, DigestWork, Fixed, JobRequest, Policy
-from xwgrid.policies import described, quorum_of, settled
+from xwgrid.policies import quorum_of
+from xwgrid.policy_terms import described, settled
 
 BARE = JobRequest(name="chains", work=DigestWork(), split=Count(count=1))
 DEFAULT = Audit(epsilon=0.01)
