@@ -222,7 +222,7 @@ class MemoryStore(MemoryJobs):
         _, _, *rest = structs.astuple(change)  # a standing has its fields in the same order
         standing = Standing(earned, *rest)
         if self._forgives:
-            standing = structs.replace(standing, quarantined_until=None, audit_again=False)
+            standing = structs.replace(standing, quarantined_until=None, audit_again=False, tested=True)
         self._standings[change.host] = standing
         row = self._hosts.get(change.host)
         if row is not None:

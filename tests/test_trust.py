@@ -335,3 +335,9 @@ def test_a_host_that_comes_back_is_told_what_outlives_its_record() -> None:
     assert told(back, NOW + QUARANTINE).startswith("on probation: 2 of its results were wrong; 20.0 more units")
     by_operator = quarantined(NEWCOMER, NOW, 60.0, "a bad disk")
     assert told(by_operator, NOW + 60).startswith("on probation: a bad disk; 20.0 more units")
+
+
+def test_a_host_can_be_caught_any_number_of_times() -> None:
+    """Quarantine grows to its bound, and no number in it grows beyond what a number can be."""
+    standing = quarantined(Standing(quarantines=100_000), NOW)
+    assert standing.quarantined_until == NOW + LONGEST_QUARANTINE

@@ -32,7 +32,8 @@ PROBATION: Final = 20.0
 WRONG_RESULTS: Final = 2
 # The first time a host is set aside it is for a day, then for two, four, …
 QUARANTINE: Final[Seconds] = 86_400.0
-LONGEST_QUARANTINE: Final[Seconds] = 64 * QUARANTINE
+_MOST_DOUBLINGS: Final = 6
+LONGEST_QUARANTINE: Final[Seconds] = QUARANTINE * 2**_MOST_DOUBLINGS
 # A host whose result differs from an audit is under suspicion until the vote, or at most so long.
 SUSPICION: Final[Seconds] = 86_400.0
 
@@ -273,7 +274,7 @@ def quarantined(standing: Standing, now: Instant, seconds: Seconds | None = None
     `reason` is the operator's; without one its results are why.
     """
     if seconds is None:
-        seconds = min(QUARANTINE * 2**standing.quarantines, LONGEST_QUARANTINE)
+        seconds = QUARANTINE * 2 ** min(standing.quarantines, _MOST_DOUBLINGS)
     return structs.replace(
         standing,
         earned={},
