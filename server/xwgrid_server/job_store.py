@@ -76,11 +76,12 @@ class SqlStore:
         with reading(self._engine) as connection:
             host_rows = connection.execute(self._sql.hosts, numbers(list(hosts))).all()
             rows = list(connection.execute(self._sql.leases_of_hosts, numbers(list(hosts))))
+            # Mostly what is named is a lease of the hosts, and here already.
+            if others := list(set(replicas) - {row.id for row in rows}):
+                rows += connection.execute(self._sql.replicas, numbers(others))
             uploaded: defaultdict[ReplicaId, set[Digest]] = defaultdict(set)
             if replicas:
-                named = numbers(list(replicas))
-                rows += connection.execute(self._sql.replicas, named)
-                for row in connection.execute(self._sql.uploaded, named):
+                for row in connection.execute(self._sql.uploaded, numbers(list(replicas))):
                     uploaded[row.replica_id].add(row.digest)
         return CallFacts(
             {row.id: rows_of.host(row) for row in host_rows},
@@ -93,8 +94,8 @@ class SqlStore:
         with reading(self._engine) as connection:
             wanted = parameter([_Key(*key) for key in keys])
             attempts: defaultdict[TaskKey, list[Attempt]] = defaultdict(list)
-            for row in connection.execute(self._sql.attempts, wanted):
-                attempts[row.job_id, row.task].append(rows_of.attempt(row))
+            for row in map(rows_of.replica, connection.execute(self._sql.attempts, wanted)):
+                attempts[row.job, row.task].append(row.attempt)
             hosts = {attempt.host for box in attempts.values() for attempt in box}
             standings = {
                 HostId(row.host_id): rows_of.standing(row)

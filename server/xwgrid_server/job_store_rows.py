@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Row
@@ -25,6 +25,8 @@ from xwgrid.trust import NEWCOMER, Standing
 from xwgrid.voting import Attempt, AuditOrder
 from xwgrid_server import job_store_sql as sql
 from xwgrid_server.store import Claim, HostRow, JobRow, ReplicaRow
+
+_STATES: Final = {state.value: state for state in ReplicaState}
 
 
 def claimed(job: JobId, number: TaskNumber, claims: Sequence[Claim]) -> sql.ClaimedTask:
@@ -109,15 +111,30 @@ def attempt(row: Row[Any]) -> Attempt:
 
 
 def replica(row: Row[Any]) -> ReplicaRow:
-    """Return a replica as calls need it."""
-    return ReplicaRow(
-        attempt(row),
-        JobId(row.job_id),
-        TaskNumber(row.task),
-        row.acknowledged_call,
-        row.next_transition,
-        row.leased_at,
+    """Return a replica as calls need it. The row has the columns of `job_store_sql.REPLICA_COLUMNS`."""
+    # In order, not by name: this is where most of a batch's reading goes.
+    columns: Any = row
+    (
+        number_of_replica, job, task, number, host, voter, state, cause, fingerprint, result_class, acknowledged_call,
+        next_transition, leased_at, seconds, audits, strips, differences, credit, is_test,
+    ) = columns  # fmt: skip
+    made = Attempt(
+        number_of_replica,
+        number,
+        host,
+        voter,
+        _STATES[state],
+        None if cause is None else Cause(cause),
+        fingerprint,
+        result_class,
+        audits,
+        strips,
+        {} if differences is None else msgspec.json.decode(differences, type=dict[ReplicaId, float]),
+        seconds or 0.0,
+        credit,
+        bool(is_test),
     )
+    return ReplicaRow(made, job, task, acknowledged_call, next_transition, leased_at)
 
 
 def job(row: Row[Any]) -> JobRow:

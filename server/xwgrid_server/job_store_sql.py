@@ -39,7 +39,7 @@ class ClaimedJob(Struct, frozen=True, kw_only=True):
     leased: int
 
 
-_REPLICA_COLUMNS: Final = """
+REPLICA_COLUMNS: Final = """
     x.id, x.job_id, x.task, x.number, x.host_id, x.voter, x.state, x.cause, x.fingerprint, x.result_class,
     x.acknowledged_call, x.next_transition, x.leased_at, x.seconds, x.audits, x.strips, x.differences, x.credit,
     x.is_test"""
@@ -102,11 +102,11 @@ class Statements:
             FROM hosts AS h LEFT JOIN standings AS s ON s.host_id = h.id WHERE h.last_seen_at >= :since""")
         self.standings = text(f"SELECT {_STANDING_COLUMNS} FROM standings AS s WHERE s.host_id IN {listed}")
         self.leases_of_hosts = text(f"""
-            SELECT {_REPLICA_COLUMNS} FROM replicas AS x WHERE x.state = 'leased' AND x.host_id IN {listed}""")
-        self.replicas = text(f"SELECT {_REPLICA_COLUMNS} FROM replicas AS x WHERE x.id IN {listed}")
+            SELECT {REPLICA_COLUMNS} FROM replicas AS x WHERE x.state = 'leased' AND x.host_id IN {listed}""")
+        self.replicas = text(f"SELECT {REPLICA_COLUMNS} FROM replicas AS x WHERE x.id IN {listed}")
         self.uploaded = text(f"SELECT replica_id, digest FROM replica_blobs WHERE replica_id IN {listed}")
         self.due = text(f"""
-            SELECT {_REPLICA_COLUMNS} FROM replicas AS x WHERE x.state = 'leased' AND x.next_transition <= :now
+            SELECT {REPLICA_COLUMNS} FROM replicas AS x WHERE x.state = 'leased' AND x.next_transition <= :now
             ORDER BY x.next_transition LIMIT :most""")
         self.tasks = statement(
             dialect,
@@ -119,7 +119,7 @@ class Statements:
             dialect,
             key,
             f"""
-            SELECT {_REPLICA_COLUMNS} FROM {{rows}}
+            SELECT {REPLICA_COLUMNS} FROM {{rows}}
             JOIN replicas AS x ON x.job_id = r.job AND x.task = r.number ORDER BY x.id""",
         )
         self.boxed = statement(

@@ -78,37 +78,41 @@ def _take_result(
     batch: Batch, row: ReplicaRow, request: JobRequest, finished: Finished, uploaded: frozenset[Digest]
 ) -> None:
     application = application_of(request)
+    reads_value = application.reads == "value"
     told = {
         "log_tail": finished.log_tail,
         "seconds": finished.seconds,
         "claimed_fingerprint": finished.fingerprint,
         # Of a value's files nobody has looked at a byte.
-        "files": "[]" if application.reads == "value" else msgspec.json.encode(finished.files).decode(),
+        "files": "[]" if reads_value else msgspec.json.encode(finished.files).decode(),
     }
-    wrong = _wrong_result(application, request, row, finished, uploaded)
+    try:
+        if reads_value:
+            fingerprint = _value(application, finished)
+            batch.end(row, ReplicaEvent.VALUE_REPORTED, fingerprint=fingerprint, value=finished.value, **told)
+            return
+        wrong = _wrong_files(application, request, row, finished, uploaded)
+    except UnreadableResult as error:
+        wrong = error.message
     if wrong is not None:
         batch.end(row, ReplicaEvent.FAILURE_REPORTED, cause=Cause.BAD_RESULT, message=wrong, **told)
-    elif application.reads == "value":
-        fingerprint = application.value_fingerprint(finished.value or "")
-        batch.end(row, ReplicaEvent.VALUE_REPORTED, fingerprint=fingerprint, value=finished.value, **told)
-    else:
-        batch.end(row, ReplicaEvent.FILES_REPORTED, **told)
-        attempt = row.attempt
-        batch.to_be_read(ReadOrder(attempt.replica, request, row.job, row.task, finished.files, attempt.strips))
+        return
+    batch.end(row, ReplicaEvent.FILES_REPORTED, **told)
+    attempt = row.attempt
+    batch.to_be_read(ReadOrder(attempt.replica, request, row.job, row.task, finished.files, attempt.strips))
 
 
-def _wrong_result(
+def _value(application: Application, finished: Finished) -> Digest:
+    """Return the fingerprint of a value. Raises UnreadableResult."""
+    if finished.value is None:
+        raise UnreadableResult("the report has no value, and this application's results are values")
+    return application.value_fingerprint(finished.value)
+
+
+def _wrong_files(
     application: Application, request: JobRequest, row: ReplicaRow, finished: Finished, uploaded: frozenset[Digest]
 ) -> str | None:
     """Return what is wrong with a result that can be told without reading its files."""
-    if application.reads == "value":
-        if finished.value is None:
-            return "the report has no value, and this application's results are values"
-        try:
-            application.value_fingerprint(finished.value)
-        except UnreadableResult as error:
-            return error.message
-        return None
     if row.attempt.strips is None:
         names = application.result_names(request, row.task)
     else:
