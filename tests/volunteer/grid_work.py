@@ -24,7 +24,7 @@ PYTHON = HostFacts(
     processor="",
     cores=2,
     memory_bytes=8 << 30,
-    programs=(Program(runtime="python", version="3.11", result_class="python"),),
+    programs=(Program(runtime="python", version="3.11", result_class="python any"),),
     sandbox="bubblewrap",
 )
 

@@ -87,8 +87,7 @@ class Frames:
         sign = "-" if number < 0 else ""
         stem = f"frame_{sign}{abs(number):04d}"
         file, raw = (task.folder() / (stem + suffix) for suffix in (self._suffix, blender_raw.SUFFIX))
-        strips = task.arguments.get("strips")
-        if self._in_steps and strips == blender_raw.DENOISED:
+        if self._in_steps and task.arguments.get("strips") == blender_raw.DENOISED:
             given = task.inputs() / raw.name
             if not given.is_file():
                 raise TaskError(f"{raw.name}, which frame {number} is to be made of, is not there")
@@ -96,12 +95,12 @@ class Frames:
             return {"files": [file.name]}
         if self._in_steps:
             with blender_raw.raw(self.scene):
-                if strips is not None:
+                if "strips" in task.arguments:
                     return {"files": self._strips_of(number, raw, task)}
                 self._render(number, raw, task.progress)
             self._denoise(number, raw, file)
             return {"files": [file.name, raw.name]}
-        if strips is not None:
+        if "strips" in task.arguments:
             return {"files": self._strips_of(number, file, task)}
         self._render(number, file, task.progress)
         return {"files": [file.name]}
