@@ -1,13 +1,23 @@
-"""A server process that the tests of its two ports share."""
+"""Databases of a test's own, and a server process that the tests of its two ports share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import Engine
+from xwgrid_server.database import open_engine
 
 from tests.grid import Grid
 from tests.server.callers import BLOB_LIMIT
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """A database with the present schema."""
+    made = open_engine(database_url)
+    yield made
+    made.dispose()
 
 
 @pytest.fixture(scope="session")

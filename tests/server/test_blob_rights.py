@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import msgspec
 import pytest
 from sqlalchemy import Engine, select, update
 from xwgrid_schema.tables import replicas, users
 from xwgrid_server import blob_rights
-from xwgrid_server.database import open_engine, reading
+from xwgrid_server.database import reading
 
 from tests.server.painted_frames import PaintedGrid, only, picture_job, strips_of
 from tests.server.small_grid import SmallGrid, digest_job
@@ -20,14 +19,6 @@ from xwgrid.wire import HandedBack, Lease
 
 NOW = 1_000_000.0
 ONE, TWO = UserId(1), UserId(2)
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database with the present schema."""
-    made = open_engine(database_url)
-    yield made
-    made.dispose()
 
 
 @pytest.fixture

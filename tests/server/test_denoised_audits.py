@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -13,7 +12,6 @@ from xwgrid_schema.tables import replicas
 from xwgrid_server import job_views
 from xwgrid_server.batch import may_be_compared
 from xwgrid_server.calls import Effects
-from xwgrid_server.database import open_engine
 from xwgrid_server.store import BoxedResult
 
 from tests.server.painted_frames import HEIGHT, RIGHT, PaintedGrid, Picture, only, picture_job, strips_of
@@ -63,14 +61,6 @@ class Audited(NamedTuple):
     denoised: Lease
     strips_host: int
     denoised_host: int
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database with the present schema."""
-    made = open_engine(database_url)
-    yield made
-    made.dispose()
 
 
 @pytest.fixture

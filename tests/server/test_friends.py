@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 from msgspec import structs
@@ -11,7 +9,6 @@ from sqlalchemy import Engine, update
 from xwgrid_schema.tables import hosts
 from xwgrid_server import tolerance_store
 from xwgrid_server.calls import Call
-from xwgrid_server.database import open_engine
 
 from tests.server.painted_frames import RIGHT, SPOILT, PaintedGrid, Picture, only, picture_job, strips_of
 from tests.server.small_grid import digest_job, facts
@@ -34,14 +31,6 @@ COMMON, MADE_UP = "blender any", "blender made up"
 TOUCHED = Picture(touched=5)
 # Longer than hosts are given to call after a restart, and than any draw is put off.
 LATER = 100.0
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database with the present schema."""
-    made = open_engine(database_url)
-    yield made
-    made.dispose()
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import pytest
 from msgspec import structs
 from sqlalchemy import Engine
 from xwgrid_server import coordinator, job_views
-from xwgrid_server.database import open_engine
 
 from tests.server.painted_frames import HEIGHT, RIGHT, PaintedGrid, Picture, picture_job
 from tests.server.small_grid import REQUESTER, digest_job
@@ -23,14 +22,6 @@ STEP = 30.0
 
 # What a host makes of a lease; of None it never takes any, though it is about.
 Way: TypeAlias = Callable[[PaintedGrid, Lease], Outcome] | None
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database with the present schema."""
-    made = open_engine(database_url)
-    yield made
-    made.dispose()
 
 
 def grid_of(engine: Engine, owners: int, *, trusted: bool = False) -> PaintedGrid:
