@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from cryptography import x509
 from sqlalchemy import Engine, func, select
 from xwgrid_schema.tables import certificates, hosts, tokens
-from xwgrid_server import accounts, authority, database
+from xwgrid_server import accounts, authority
 from xwgrid_server.accounts import DAY, Contact, User
 from xwgrid_server.authority import Authority, HostIdentity
 
@@ -18,14 +17,6 @@ from xwgrid import tokens as token_texts
 from xwgrid.errors import BadInput, Conflict, Forbidden, GridError, NotFound, Unauthenticated
 from xwgrid.model import HostId
 from xwgrid.wire import EnrolRequest
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database of this test's own."""
-    engine = database.open_engine(database_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture(scope="module")

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine, insert
 from xwgrid_schema.tables import users
-from xwgrid_server import admin, database
+from xwgrid_server import admin
 
 from tests.server.small_grid import SmallGrid, digest_job
 from xwgrid.model import Cause
 from xwgrid.wire import Failed
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database of this test's own."""
-    engine = database.open_engine(database_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

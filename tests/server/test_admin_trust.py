@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 from sqlalchemy import Engine, insert, select, update
 from xwgrid_schema.tables import hosts, standings, tasks
-from xwgrid_server import admin, database
+from xwgrid_server import admin
 from xwgrid_server.calls import Call
 from xwgrid_server.coordinator import LOOK_EVERY
 from xwgrid_server.job_store import SqlStore
@@ -24,14 +23,6 @@ from tests.server.small_grid import SmallGrid, digest_job
 from xwgrid.model import Credibility, HostId
 from xwgrid.trust import Climate, Standing
 from xwgrid.wire import WorkAnswer, WorkRequest
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database of this test's own."""
-    engine = database.open_engine(database_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, select
 from xwgrid_schema.tables import blobs
-from xwgrid_server import application_versions, database
+from xwgrid_server import application_versions
 from xwgrid_server.blob_files import BlobFiles
 
 from tests.server.certificates import NOW
@@ -22,14 +22,6 @@ from xwgrid.model import ApplicationManifest, InputFile, SignedManifest
 
 FILES: Mapping[str, bytes] = {"driver.py": b"print()\n", "part.py": b"x = 1\n"}
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database of this test's own."""
-    engine = database.open_engine(database_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import Engine
-from xwgrid_server import database, tolerance_store
+from xwgrid_server import tolerance_store
 
 from xwgrid.errors import BadInput
 from xwgrid.tolerances import Tolerance
@@ -24,14 +22,6 @@ MEASURED = Tolerance(
     margin=2.0,
     excepted=("hair", "volume"),
 )
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """A database without tolerances."""
-    found = database.open_engine(database_url)
-    yield found
-    found.dispose()
 
 
 def test_what_is_kept_is_found(engine: Engine) -> None:
